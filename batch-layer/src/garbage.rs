@@ -1,0 +1,1 @@
+//! Removes what no generation, commit or reader can still name.

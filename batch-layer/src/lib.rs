@@ -1,0 +1,19 @@
+//! The batch half: archive the log, recompute views from the archive, publish generations.
+//!
+//! In the order of the data's way: [`archiver`] reads the log and rolls files, [`archive`] holds files and the commit
+//! records that alone say what is in it, [`recompute`] folds archived rows into partials per event date,
+//! [`generations`] publishes them with their cut in one create-only write, [`garbage`] removes what nobody can still
+//! name, [`scheduler`] decides when. The crate knows nothing of the speed layer.
+
+pub mod archive;
+pub mod archiver;
+pub mod garbage;
+pub mod generations;
+pub mod recompute;
+pub mod scheduler;
+pub mod store;
+
+pub use archive::{Archive, ArchiveError, Commit};
+pub use archiver::{Archiver, ArchiverHandle, ArchiverSettings};
+pub use generations::{BatchView, DatePartial, Generation, GenerationError, GenerationNumber, Generations};
+pub use recompute::{Recompute, RecomputeError, RunKind, RunReport};

@@ -1,0 +1,1 @@
+//! When to run: cron, a persisted ledger, catch-up, no overlap.

@@ -1,0 +1,1 @@
+//! Ways in: the HTTP collector and files.

@@ -1,0 +1,51 @@
+//! The realtime view as readers see it: immutable snapshots of segments.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use foldline_event_log::{MarkState, Offset, RecordTime, Tick, TopicPartition};
+use foldline_sql::Partial;
+
+/// A piece of the realtime view of one partition, with its own coverage. Immutable.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    /// Offsets that it contains.
+    pub offsets: Range<Offset>,
+    /// Ticks that it contains: from the first to the last, both included.
+    pub ticks: (Tick, Tick),
+    /// Partials by view id: a short list each, to be merged by the reader. A view without keys has an empty list;
+    /// a view that is missing here was not folded (it is still `building`).
+    pub views: HashMap<String, Vec<Partial>>,
+    /// State of the marks at its end.
+    pub marks: MarkState,
+}
+
+/// One partition's segments at one moment.
+#[derive(Debug, Clone)]
+pub struct PartitionView {
+    /// Segments in offset order; each begins where the one before ends. The last may still be growing; readers of this
+    /// snapshot see it as it was.
+    pub segments: Vec<Arc<Segment>>,
+    /// Next offset to fold: the end of the last segment, or where the partition started.
+    pub until: Offset,
+    /// End of the log when last looked at.
+    pub end: Offset,
+    /// Everything before this record time is folded.
+    pub complete_to: Option<RecordTime>,
+    /// Why the partition stands still, if it does (budget, error).
+    pub stopped: Option<String>,
+}
+
+/// Every partition at one moment: what one answer is computed from. Cloning is cheap.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// By partition.
+    pub partitions: BTreeMap<TopicPartition, Arc<PartitionView>>,
+}
+
+/// Where readers find the realtime view.
+pub trait RealtimeStore: Send + Sync + std::fmt::Debug {
+    /// The newest snapshot. Does no IO and takes no lock for longer than a pointer copy.
+    fn snapshot(&self) -> Snapshot;
+}

@@ -1,0 +1,33 @@
+//! SQL text to catalog to fold: the one place where the meaning of a view is written.
+//!
+//! The crate does no IO. It turns the text of `CREATE STREAM` and `CREATE VIEW` into a [`Catalog`], compiles each view
+//! into a [`Fold`] on DataFusion's two-phase aggregation, and refuses, with a position, what does not fold.
+//! It does not know what a log, an offset or a generation is.
+
+mod catalog;
+mod fold;
+mod partial;
+mod refusal;
+
+pub use catalog::{Catalog, Column, EventTimeFormat, SourceFile, Stream, UniqueKey, View, ViewKind};
+pub use fold::{Class, Fold, FoldError};
+pub use partial::Partial;
+pub use refusal::Refusal;
+
+/// Names of the system columns that every stream has beside its declared ones.
+pub mod system_columns {
+    /// Topic of the record, TEXT.
+    pub const TOPIC: &str = "_topic";
+    /// Partition of the record, INT.
+    pub const PARTITION: &str = "_partition";
+    /// Offset of the record in its partition, BIGINT.
+    pub const OFFSET: &str = "_offset";
+    /// The raw timestamp of the record, TIMESTAMPTZ (microseconds, UTC).
+    pub const RECORD_TIME: &str = "_record_time";
+    /// Key of the record, BYTEA, NULL when it has none.
+    pub const KEY: &str = "_key";
+    /// Whether the row is late (design D4), BOOLEAN, never NULL.
+    pub const LATE: &str = "_late";
+    /// Whether the row repeats a unique key within its horizon (design D4), BOOLEAN, never NULL.
+    pub const DUPLICATE: &str = "_duplicate";
+}

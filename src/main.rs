@@ -1,0 +1,2 @@
+//! Foldline, the command.
+fn main() {}
