@@ -1,0 +1,391 @@
+//! The speed layer as others hold it: started, told what to keep, asked for snapshots.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use foldline_event_log::{Cut, EventLog, Horizon, Offset, RecordTime, Tick, Topic, TopicPartition};
+use foldline_sql::{Catalog, Stream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::ingest::Ingest;
+use crate::retire::Retention;
+use crate::{PartitionView, RealtimeStore, Snapshot};
+
+/// Settings of the speed layer.
+#[derive(Debug, Clone)]
+pub struct SpeedSettings {
+    /// Tick length, milliseconds.
+    pub cut_every_ms: i64,
+    /// Partials and duplicate horizons of all partitions together hold about this many bytes; then reading stops.
+    /// A batch already read is still folded.
+    pub memory_bytes: usize,
+    /// At most this many raw bytes are folded at once.
+    pub batch_bytes: usize,
+    /// Milliseconds between checkpoints; 0 for none, neither read nor written.
+    pub checkpoint_every_ms: u64,
+    /// Folder of the checkpoints.
+    pub checkpoints: PathBuf,
+}
+
+/// What the speed layer can run into. What stops one partition is no error here: it stands in its status.
+#[derive(Debug, thiserror::Error)]
+pub enum SpeedError {
+    /// The folder of the checkpoints cannot be used.
+    #[error("cannot use {path} for checkpoints")]
+    Checkpoints {
+        /// Path.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// A partition that was waited for stands still.
+    #[error("the speed layer stopped at offset {until} of {partition}, before {target}: {reason}")]
+    Stopped {
+        /// Partition.
+        partition: TopicPartition,
+        /// Where it stands.
+        until: Offset,
+        /// What was waited for.
+        target: Offset,
+        /// Why it stopped.
+        reason: String,
+    },
+    /// A partition that the layer was not started with.
+    #[error("the speed layer does not fold {0}; it folds the partitions that existed when it was started")]
+    Unknown(TopicPartition),
+}
+
+/// What was counted since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Records folded, malformed ones included.
+    pub events: u64,
+    /// Of these, rows marked late.
+    pub late: u64,
+    /// Rows marked duplicate.
+    pub duplicates: u64,
+    /// Malformed records.
+    pub dead_letters: u64,
+    /// Values that became NULL because they did not fit their column.
+    pub nulled: u64,
+    /// Batches folded.
+    pub batches: u64,
+    /// Records that were in the log already when their partition was opened.
+    pub replayed: u64,
+    /// Bytes of keys and values as they arrived.
+    pub raw_bytes: u64,
+    /// Checkpoints written.
+    pub checkpoints: u64,
+}
+
+/// State of one partition, for `status` and `/metrics`.
+#[derive(Debug, Clone)]
+pub struct PartitionStatus {
+    /// Which partition.
+    pub partition: TopicPartition,
+    /// Events folded since the start.
+    pub events: u64,
+    /// Bytes that its partials hold.
+    pub bytes: usize,
+    /// Segments.
+    pub segments: usize,
+    /// Why it stands still, if it does.
+    pub stopped: Option<String>,
+    /// Where its segments begin.
+    pub from: Offset,
+    /// Next offset to fold.
+    pub until: Offset,
+    /// End of the log when last looked at: `end - until` is the lag in offsets.
+    pub end: Offset,
+    /// Everything before this record time is folded.
+    pub complete_to: Option<RecordTime>,
+    /// Bytes that the duplicate horizon holds.
+    pub horizon_bytes: usize,
+    /// What was counted.
+    pub counters: Counters,
+}
+
+/// The running speed layer. Cheap to clone. Folding goes on until the token given to [`SpeedLayer::start`] fires,
+/// whether anybody holds this or not.
+#[derive(Debug, Clone)]
+pub struct SpeedLayer {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    slots: BTreeMap<TopicPartition, Arc<Slot>>,
+    retention: watch::Sender<Arc<Retention>>,
+    tasks: TaskTracker,
+}
+
+impl SpeedLayer {
+    /// Starts folding every partition of `topics` on the current runtime, from a checkpoint where one fits, else from
+    /// `cut` (the cut of the oldest readable generation; partitions that it does not name start at `origins`).
+    /// Ends when `cancel` fires, with a last checkpoint; [`SpeedLayer::ended`] waits for that. Returns when the
+    /// checkpoints are read; replay goes on behind.
+    ///
+    /// `topics`: each stream with its topic and the origin of each partition, which says how many partitions are
+    /// folded.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "every one is a different thing, named by its type"
+    )]
+    pub async fn start(
+        log: Arc<dyn EventLog>,
+        catalog: Arc<Catalog>,
+        topics: Vec<(Arc<Stream>, Topic, Vec<Offset>)>,
+        cut: Cut,
+        horizon: Arc<dyn Horizon>,
+        settings: SpeedSettings,
+        cancel: CancellationToken,
+    ) -> Result<Self, SpeedError> {
+        if settings.checkpoint_every_ms > 0 {
+            let path = &settings.checkpoints;
+            let created = tokio::fs::create_dir_all(path).await;
+            created.map_err(|source| SpeedError::Checkpoints {
+                path: path.clone(),
+                source,
+            })?;
+        }
+        let retention = watch::Sender::new(Arc::new(Retention {
+            floor: cut,
+            protected: None,
+        }));
+        let settings = Arc::new(settings);
+        let budget = Arc::new(Budget::new(settings.memory_bytes));
+        let mut opening = Vec::new();
+        for (stream, topic, origins) in topics {
+            let folds = Arc::new(catalog.folds_of(&stream.name));
+            for (partition, origin) in (0..).zip(origins) {
+                opening.push(Ingest::restore(crate::ingest::Sources {
+                    log: Arc::clone(&log),
+                    stream: Arc::clone(&stream),
+                    partition: topic.partition(partition),
+                    origin,
+                    folds: Arc::clone(&folds),
+                    horizon: Arc::clone(&horizon),
+                    settings: Arc::clone(&settings),
+                    retention: retention.subscribe(),
+                    budget: Arc::clone(&budget),
+                    cancel: cancel.clone(),
+                }));
+            }
+        }
+        let tasks = TaskTracker::new();
+        let mut slots = BTreeMap::new();
+        for ingest in futures::future::join_all(opening).await {
+            slots.insert(ingest.partition().clone(), ingest.slot());
+            tasks.spawn(ingest.run());
+        }
+        tasks.close();
+        let inner = Arc::new(Inner {
+            slots,
+            retention,
+            tasks,
+        });
+        Ok(Self { inner })
+    }
+
+    /// Drops what lies below `floor` (the cut of the oldest readable generation), and keeps the boundaries at the
+    /// ticks `protected` (cuts of readable generations, and of runs under way) whatever their age. Until the first
+    /// call every boundary stays. A partition that `floor` does not name stands at its origin.
+    ///
+    /// Cheap, and the same call twice does nothing; the partitions' own tasks do the work soon after.
+    ///
+    /// | where the floor lies | the partition |
+    /// | --- | --- |
+    /// | at a boundary | drops the segments below it |
+    /// | within a segment | keeps that segment; if no protected tick above has a boundary either, it replays from the floor |
+    /// | far beyond what is folded, or what is next is gone from the log | jumps there |
+    /// | below its first segment (after a rollback) | replays from there, if the log still reaches that far |
+    pub fn retain(&self, floor: &Cut, protected: &[Tick]) {
+        let protected: BTreeSet<Tick> = protected.iter().copied().collect();
+        self.inner.retention.send_if_modified(|retention| {
+            let same = retention.floor == *floor && retention.protected.as_ref() == Some(&protected);
+            if !same {
+                *retention = Arc::new(Retention {
+                    floor: floor.clone(),
+                    protected: Some(protected),
+                });
+            }
+            !same
+        });
+    }
+
+    /// The newest snapshot.
+    pub fn snapshot(&self) -> Snapshot {
+        let views = self.inner.slots.iter();
+        Snapshot {
+            partitions: views
+                .map(|(partition, slot)| (partition.clone(), slot.view()))
+                .collect(),
+        }
+    }
+
+    /// State of every partition.
+    pub fn status(&self) -> Vec<PartitionStatus> {
+        let slots = self.inner.slots.iter();
+        slots.map(|(partition, slot)| slot.status(partition)).collect()
+    }
+
+    /// Waits until every partition of `targets` is folded up to its offset. Fails as soon as one that is not stands
+    /// still (budget, error, end of the layer): then nobody knows when it will be.
+    pub async fn wait_until(&self, targets: &BTreeMap<TopicPartition, Offset>) -> Result<(), SpeedError> {
+        for (partition, target) in targets {
+            let slot = self.inner.slots.get(partition);
+            let slot = slot.ok_or_else(|| SpeedError::Unknown(partition.clone()))?;
+            let mut views = slot.view.subscribe();
+            let view = views
+                .wait_for(|view| view.until >= *target || view.stopped.is_some())
+                .await
+                .expect("the slot that sends is held")
+                .clone();
+            if let Some(reason) = view.stopped.clone().filter(|_| view.until < *target) {
+                return Err(SpeedError::Stopped {
+                    partition: partition.clone(),
+                    until: view.until,
+                    target: *target,
+                    reason,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when every partition has ended after the token given to [`SpeedLayer::start`] fired, and its last
+    /// checkpoint is written.
+    pub async fn ended(&self) {
+        self.inner.tasks.wait().await;
+    }
+}
+
+impl RealtimeStore for SpeedLayer {
+    fn snapshot(&self) -> Snapshot {
+        SpeedLayer::snapshot(self)
+    }
+}
+
+/// What a partition's task shows to others.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    /// Swapped whole: a reader sees all views of the partition at one `until`.
+    view: watch::Sender<Arc<PartitionView>>,
+    bytes: AtomicUsize,
+    horizon_bytes: AtomicUsize,
+    pub(crate) counted: Counted,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counted {
+    pub(crate) events: AtomicU64,
+    pub(crate) late: AtomicU64,
+    pub(crate) duplicates: AtomicU64,
+    pub(crate) dead_letters: AtomicU64,
+    pub(crate) nulled: AtomicU64,
+    pub(crate) batches: AtomicU64,
+    pub(crate) replayed: AtomicU64,
+    pub(crate) raw_bytes: AtomicU64,
+    pub(crate) checkpoints: AtomicU64,
+}
+
+impl Slot {
+    pub(crate) fn new(view: PartitionView) -> Self {
+        Self {
+            view: watch::Sender::new(Arc::new(view)),
+            bytes: AtomicUsize::new(0),
+            horizon_bytes: AtomicUsize::new(0),
+            counted: Counted::default(),
+        }
+    }
+
+    pub(crate) fn view(&self) -> Arc<PartitionView> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    pub(crate) fn publish(&self, view: PartitionView) {
+        self.view.send_replace(Arc::new(view));
+    }
+
+    pub(crate) fn weigh(&self, bytes: usize, horizon_bytes: usize) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.horizon_bytes.store(horizon_bytes, Ordering::Relaxed);
+    }
+
+    fn status(&self, partition: &TopicPartition) -> PartitionStatus {
+        let view = self.view();
+        let counters = self.counted.read();
+        PartitionStatus {
+            partition: partition.clone(),
+            events: counters.events,
+            bytes: self.bytes.load(Ordering::Relaxed),
+            segments: view.segments.len(),
+            stopped: view.stopped.clone(),
+            from: view
+                .segments
+                .first()
+                .map_or(view.until, |segment| segment.offsets.start),
+            until: view.until,
+            end: view.end,
+            complete_to: view.complete_to,
+            horizon_bytes: self.horizon_bytes.load(Ordering::Relaxed),
+            counters,
+        }
+    }
+}
+
+impl Counted {
+    fn read(&self) -> Counters {
+        Counters {
+            events: self.events.load(Ordering::Relaxed),
+            late: self.late.load(Ordering::Relaxed),
+            duplicates: self.duplicates.load(Ordering::Relaxed),
+            dead_letters: self.dead_letters.load(Ordering::Relaxed),
+            nulled: self.nulled.load(Ordering::Relaxed),
+            batches: self.batches.load(Ordering::Relaxed),
+            replayed: self.replayed.load(Ordering::Relaxed),
+            raw_bytes: self.raw_bytes.load(Ordering::Relaxed),
+            checkpoints: self.checkpoints.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The memory of all partitions together.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    bytes: usize,
+    held: AtomicUsize,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self {
+            bytes,
+            held: AtomicUsize::new(0),
+        }
+    }
+
+    /// A partition that held `before` holds `after` now.
+    pub(crate) fn change(&self, before: usize, after: usize) {
+        if after >= before {
+            self.held.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.held.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+
+    /// Why reading may not go on, if it may not. Who has stopped goes on only below 90 % of the budget, so that
+    /// reading does not stutter at its edge.
+    pub(crate) fn refuses(&self, stopped: bool) -> Option<String> {
+        let held = self.held.load(Ordering::Relaxed);
+        let bound = if stopped { self.bytes / 10 * 9 } else { self.bytes };
+        (held >= bound).then(|| {
+            let bytes = self.bytes;
+            format!("memory budget of {bytes} bytes reached, {held} held; a batch run frees what it covers")
+        })
+    }
+}
