@@ -1,11 +1,43 @@
 //! A view compiled: rows to partials, partials to partials, partials to answer.
+//!
+//! ```text
+//!                  DataFusion's plan of the view          what a fold keeps of it
+//!
+//!                  Projection, HAVING                     top:     finished rows -> answer
+//!                      |
+//!                  Aggregate (one, whole)                 partial: rows -> state    (Partial)
+//!                      |                                  merge:   state -> state   (PartialReduce)
+//!                  Sort, Projection, WHERE                finish:  state -> values  (Final)
+//!                      |
+//!                  rows of the stream                     input:   columns that go in
+//! ```
+//!
+//! The three are the same `AggregateExec`, rebuilt in another mode; so batch, speed and serving run one definition.
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::{filter_record_batch, not};
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 
-use crate::{Partial, Stream};
+use crate::partial::{sorted_by_key, with_schema};
+use crate::session::{Rows, task_context};
+use crate::{Partial, Stream, system_columns};
+
+/// Number of the layout and meaning of stored partials. Raise it when either changes: state under another number is
+/// rebuilt from the archive.
+pub(crate) const FOLD_FORMAT: u32 = 1;
 
 /// How exact an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -22,7 +54,7 @@ pub enum Class {
 /// What folding can run into.
 #[derive(Debug, thiserror::Error)]
 pub enum FoldError {
-    /// DataFusion could not plan or run the fold; a value out of range at finish is one of these.
+    /// DataFusion could not run the fold; a value out of range at finish is one of these.
     #[error("cannot {step} view \"{view}\"")]
     Run {
         /// `fold`, `merge` or `finish`.
@@ -30,7 +62,7 @@ pub enum FoldError {
         /// Name of the view.
         view: String,
         /// Cause.
-        source: datafusion::error::DataFusionError,
+        source: DataFusionError,
     },
     /// Rows or state whose columns are not those of this fold.
     #[error("cannot use {what} for view \"{view}\": {reason}")]
@@ -42,6 +74,12 @@ pub enum FoldError {
         /// What does not fit.
         reason: String,
     },
+    /// The columns of a partial could not be searched or written.
+    #[error("cannot use the columns of a partial")]
+    Columns {
+        /// Cause.
+        source: ArrowError,
+    },
 }
 
 /// A compiled view over one stream. Cheap to clone behind an `Arc`; every method may run on many threads at once.
@@ -49,59 +87,374 @@ pub enum FoldError {
 /// Everything here is CPU work without IO: call it from a worker thread or a runtime that may be busy.
 #[derive(Debug)]
 pub struct Fold {
+    view: String,
     stream: Arc<Stream>,
+    windowed: bool,
+    /// Columns that [`Fold::partial`] reads: those of the plan's rows, then the marks it filters by.
+    input_columns: Vec<String>,
+    /// The whole aggregation over [`Rows`].
+    whole: Arc<dyn ExecutionPlan>,
+    /// Rows to state, over [`Rows`].
+    partial: Arc<AggregateExec>,
+    /// The plan above the aggregation, over the aggregation as it stands in `whole`.
+    top: Arc<dyn ExecutionPlan>,
+    state_schema: SchemaRef,
+    output_schema: SchemaRef,
+    key_columns: usize,
 }
 
 impl Fold {
+    /// Builds the fold of the analysed `plan`, which has one aggregation over `stream`.
+    pub(crate) async fn compile(
+        view: &str,
+        stream: Arc<Stream>,
+        plan: &LogicalPlan,
+        output_schema: &SchemaRef,
+        windowed: bool,
+        state: &SessionState,
+    ) -> Result<Self> {
+        let top = state.create_physical_plan(plan).await?;
+        let whole = only_aggregate(&top)?;
+        let aggregate = aggregate_of(&whole)?;
+        let input = aggregate.input();
+        let partial = AggregateExec::try_new(
+            AggregateMode::Partial,
+            aggregate.group_expr().clone(),
+            aggregate.aggr_expr().to_vec(),
+            aggregate.filter_expr().to_vec(),
+            Arc::clone(input),
+            aggregate.input_schema(),
+        )?;
+        let key_columns = aggregate.group_expr().num_group_exprs();
+        let mut input_columns: Vec<String> = rows_schema(input)?
+            .fields()
+            .iter()
+            .map(|field| field.name().clone())
+            .collect();
+        let marks = [
+            Some(system_columns::DUPLICATE),
+            windowed.then_some(system_columns::LATE),
+        ];
+        for mark in marks.into_iter().flatten() {
+            if !input_columns.iter().any(|column| column == mark) {
+                input_columns.push(mark.to_owned());
+            }
+        }
+        Ok(Self {
+            view: view.to_owned(),
+            stream,
+            windowed,
+            input_columns,
+            state_schema: nullable(&partial.schema()),
+            output_schema: Arc::clone(output_schema),
+            key_columns,
+            partial: Arc::new(partial),
+            whole,
+            top,
+        })
+    }
+
+    /// Name of the view.
+    pub fn view(&self) -> &str {
+        &self.view
+    }
+
     /// The stream that this folds.
     pub fn stream(&self) -> &Arc<Stream> {
         &self.stream
     }
 
+    /// Whether a window is in the GROUP BY, so that late rows are left out.
+    pub fn windowed(&self) -> bool {
+        self.windowed
+    }
+
     /// Columns of [`Stream::table_schema`] that [`Fold::partial`] reads, `_late` and `_duplicate` included.
     pub fn input_columns(&self) -> &[String] {
-        todo!()
+        &self.input_columns
     }
 
     /// Key columns, then state columns: the columns of a [`Partial`] of this fold.
     pub fn state_schema(&self) -> &SchemaRef {
-        todo!()
+        &self.state_schema
     }
 
     /// How many of the first columns of [`Fold::state_schema`] are the key.
     pub fn key_columns(&self) -> usize {
-        todo!()
+        self.key_columns
     }
 
     /// Columns of the answer.
     pub fn output_schema(&self) -> &SchemaRef {
-        todo!()
+        &self.output_schema
     }
 
     /// Position in the key of the output column `name`, where the output column is that key column unchanged.
-    pub fn key_of_output(&self, _name: &str) -> Option<usize> {
-        todo!()
+    pub fn key_of_output(&self, name: &str) -> Option<usize> {
+        let index = self.output_schema.index_of(name).ok()?;
+        trace_to_key(&self.top, index).filter(|key| *key < self.key_columns)
+    }
+
+    /// The partial plan, the merge and the finish plan, as DataFusion prints them.
+    pub fn explain(&self) -> String {
+        let state: Vec<String> = self
+            .state_schema
+            .fields()
+            .iter()
+            .enumerate()
+            .map(|(index, field)| {
+                let role = if index < self.key_columns { "key  " } else { "state" };
+                format!("  {role} {}: {}", field.name(), field.data_type())
+            })
+            .collect();
+        let partial: Arc<dyn ExecutionPlan> = Arc::clone(&self.partial) as _;
+        let finish = displayable(self.top.as_ref()).indent(false).to_string();
+        let finish: Vec<&str> = finish
+            .lines()
+            .take_while(|line| !line.contains("AggregateExec"))
+            .collect();
+        format!(
+            "stream: {}\nleft out: duplicate rows{}\n\npartial (rows to state):\n{}\nstate columns:\n{}\n\n\
+             merge: the same aggregates over states, by key\n\nfinish (merged states to answer):\n{}\n  Aggregate: final, in \
+             key order\n",
+            self.stream.name,
+            if self.windowed { ", late rows" } else { "" },
+            displayable(partial.as_ref()).indent(false),
+            state.join("\n"),
+            finish.join("\n"),
+        )
     }
 
     /// Folds rows into a partial. `rows` holds at least [`Fold::input_columns`], found by name; duplicates, and late
     /// rows where the view is windowed, are left out here.
-    pub async fn partial(&self, _rows: &RecordBatch) -> Result<Partial, FoldError> {
-        todo!()
+    pub async fn partial(&self, rows: &RecordBatch) -> Result<Partial, FoldError> {
+        self.try_partial(rows)
+            .await
+            .map_err(|source| self.failed("fold", source))
+    }
+
+    async fn try_partial(&self, rows: &RecordBatch) -> Result<Partial> {
+        let counted = self.counted(rows)?;
+        if counted.num_rows() == 0 {
+            return Ok(Partial::empty(self));
+        }
+        let plan = over_rows(Arc::clone(&self.partial) as _, &[counted])?;
+        let batches = collect(plan, task_context()).await?;
+        Ok(Partial::sorted(&self.state_schema, self.key_columns, &batches)?)
     }
 
     /// Merges partials, in any order, into one. An empty slice gives the empty partial.
-    pub async fn merge(&self, _partials: &[Partial]) -> Result<Partial, FoldError> {
-        todo!()
+    pub async fn merge(&self, partials: &[Partial]) -> Result<Partial, FoldError> {
+        let partials: Vec<&Partial> = partials.iter().filter(|partial| partial.keys() > 0).collect();
+        match partials.as_slice() {
+            [] => Ok(Partial::empty(self)),
+            [one] => Ok((*one).clone()),
+            several => self
+                .try_merge(several)
+                .await
+                .map_err(|source| self.failed("merge", source)),
+        }
+    }
+
+    async fn try_merge(&self, partials: &[&Partial]) -> Result<Partial> {
+        let plan = self.over_state(AggregateMode::PartialReduce, partials)?;
+        let batches = collect(plan, task_context()).await?;
+        Ok(Partial::sorted(&self.state_schema, self.key_columns, &batches)?)
     }
 
     /// Merges and finishes: the rows of the answer, in key order.
-    pub async fn finish(&self, _partials: &[Partial]) -> Result<RecordBatch, FoldError> {
-        todo!()
+    pub async fn finish(&self, partials: &[Partial]) -> Result<RecordBatch, FoldError> {
+        self.try_finish(partials)
+            .await
+            .map_err(|source| self.failed("finish", source))
+    }
+
+    async fn try_finish(&self, partials: &[Partial]) -> Result<RecordBatch> {
+        let partials: Vec<&Partial> = partials.iter().filter(|partial| partial.keys() > 0).collect();
+        let values = if partials.is_empty() {
+            // Without a GROUP BY there is an answer over no rows, too: count(*) is 0.
+            collect(over_rows(Arc::clone(&self.whole), &[])?, task_context()).await?
+        } else {
+            collect(self.over_state(AggregateMode::Final, &partials)?, task_context()).await?
+        };
+        self.answer(&values).await
     }
 
     /// The answer of the view's plain SQL over `rows` in log order, by one ordinary aggregation without partials:
     /// what [`Fold::finish`] must equal. Rows are those of [`Fold::partial`]; the answer is in key order.
-    pub async fn plain(&self, _rows: &[RecordBatch]) -> Result<RecordBatch, FoldError> {
-        todo!()
+    pub async fn plain(&self, rows: &[RecordBatch]) -> Result<RecordBatch, FoldError> {
+        self.try_plain(rows)
+            .await
+            .map_err(|source| self.failed("finish", source))
     }
+
+    async fn try_plain(&self, rows: &[RecordBatch]) -> Result<RecordBatch> {
+        let counted: Vec<RecordBatch> = rows.iter().map(|batch| self.counted(batch)).collect::<Result<_>>()?;
+        let values = collect(over_rows(Arc::clone(&self.whole), &counted)?, task_context()).await?;
+        self.answer(&values).await
+    }
+
+    /// Aggregated values to the rows of the answer, in key order.
+    async fn answer(&self, values: &[RecordBatch]) -> Result<RecordBatch> {
+        let values = sorted_by_key(&self.whole.schema(), self.key_columns, values)?;
+        let source = MemorySourceConfig::try_new_exec(&[vec![values]], self.whole.schema(), None)?;
+        let plan = replace(&self.top, &self.whole, source)?;
+        let batches = collect(plan, task_context()).await?;
+        let batches: Vec<RecordBatch> = batches
+            .iter()
+            .map(|batch| with_schema(batch, &self.output_schema))
+            .collect::<Result<_, _>>()?;
+        Ok(arrow::compute::concat_batches(&self.output_schema, &batches)?)
+    }
+
+    /// The aggregation over states, in `mode`.
+    fn over_state(&self, mode: AggregateMode, partials: &[&Partial]) -> Result<Arc<dyn ExecutionPlan>> {
+        let batches: Vec<RecordBatch> = partials.iter().map(|partial| partial.batch().clone()).collect();
+        let source = MemorySourceConfig::try_new_exec(&[batches], Arc::clone(&self.state_schema), None)?;
+        let aggregates = self.partial.aggr_expr().to_vec();
+        let no_filters = aggregates.iter().map(|_| None).collect();
+        let group = self.partial.group_expr().as_final();
+        let merge = AggregateExec::try_new(mode, group, aggregates, no_filters, source, self.partial.input_schema())?;
+        Ok(Arc::new(merge))
+    }
+
+    /// The rows that the view counts, with the columns that its plan reads.
+    fn counted(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let mut counted: Option<BooleanArray> = None;
+        for (mark, judged) in [(system_columns::DUPLICATE, true), (system_columns::LATE, self.windowed)] {
+            if !judged {
+                continue;
+            }
+            let marked = rows.column_by_name(mark).ok_or_else(|| missing(mark))?.as_boolean();
+            if marked.true_count() > 0 {
+                let kept = not(marked)?;
+                counted = Some(match counted {
+                    Some(before) => arrow::compute::and(&before, &kept)?,
+                    None => kept,
+                });
+            }
+        }
+        let schema = rows_schema(self.partial.input())?;
+        let columns = schema.fields().iter().map(|field| {
+            let column = rows.column_by_name(field.name()).ok_or_else(|| missing(field.name()))?;
+            Ok(Arc::clone(column))
+        });
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let read = RecordBatch::try_new_with_options(schema, columns, &options)?;
+        Ok(match counted {
+            Some(counted) => filter_record_batch(&read, &counted)?,
+            None => read,
+        })
+    }
+
+    fn failed(&self, step: &'static str, source: DataFusionError) -> FoldError {
+        FoldError::Run {
+            step,
+            view: self.view.clone(),
+            source,
+        }
+    }
+}
+
+fn missing(column: &str) -> DataFusionError {
+    DataFusionError::Execution(format!("the rows lack column \"{column}\""))
+}
+
+fn nullable(schema: &Schema) -> SchemaRef {
+    let fields: Vec<_> = schema
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone().with_nullable(true))
+        .collect();
+    Arc::new(Schema::new(fields))
+}
+
+/// The single aggregation of `plan`, which aggregates rows to values in one step.
+fn only_aggregate(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let mut found: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+    plan.apply(|node| {
+        if node.downcast_ref::<AggregateExec>().is_some() {
+            found.push(Arc::clone(node));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    match found.as_slice() {
+        [one]
+            if matches!(
+                aggregate_of(one)?.mode(),
+                AggregateMode::Single | AggregateMode::SinglePartitioned
+            ) =>
+        {
+            Ok(Arc::clone(one))
+        }
+        _ => Err(DataFusionError::Plan(format!(
+            "a fold has one aggregation, and this query plans {}",
+            found.len()
+        ))),
+    }
+}
+
+fn aggregate_of(plan: &Arc<dyn ExecutionPlan>) -> Result<&AggregateExec> {
+    plan.downcast_ref::<AggregateExec>()
+        .ok_or_else(|| DataFusionError::Internal(format!("{} is no aggregation", plan.name())))
+}
+
+/// Columns of the [`Rows`] that `plan` reads.
+fn rows_schema(plan: &Arc<dyn ExecutionPlan>) -> Result<SchemaRef> {
+    let mut schema = None;
+    plan.apply(|node| {
+        if node.downcast_ref::<Rows>().is_some() {
+            schema = Some(node.schema());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    schema.ok_or_else(|| DataFusionError::Plan("the query reads no rows".to_owned()))
+}
+
+/// `plan` with `batches` in the place of its [`Rows`], and no state of an earlier run.
+fn over_rows(plan: Arc<dyn ExecutionPlan>, batches: &[RecordBatch]) -> Result<Arc<dyn ExecutionPlan>> {
+    let replaced = plan.transform_up(|node| {
+        if node.downcast_ref::<Rows>().is_none() {
+            return Ok(Transformed::no(node));
+        }
+        let source = MemorySourceConfig::try_new_exec(&[batches.to_vec()], node.schema(), None)?;
+        Ok(Transformed::yes(source as Arc<dyn ExecutionPlan>))
+    })?;
+    Ok(replaced.data)
+}
+
+/// `plan` with `new` in the place of `old`.
+fn replace(
+    plan: &Arc<dyn ExecutionPlan>,
+    old: &Arc<dyn ExecutionPlan>,
+    new: Arc<dyn ExecutionPlan>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let replaced = Arc::clone(plan).transform_down(|node| {
+        if Arc::ptr_eq(&node, old) {
+            Ok(Transformed::new(Arc::clone(&new), true, TreeNodeRecursion::Jump))
+        } else {
+            Ok(Transformed::no(node))
+        }
+    })?;
+    Ok(replaced.data)
+}
+
+/// The column of the aggregation that column `index` of `plan` is, unchanged.
+fn trace_to_key(plan: &Arc<dyn ExecutionPlan>, index: usize) -> Option<usize> {
+    if plan.downcast_ref::<AggregateExec>().is_some() {
+        return Some(index);
+    }
+    if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+        let column = projection.expr().get(index)?.expr.downcast_ref::<Column>()?;
+        return trace_to_key(projection.input(), column.index());
+    }
+    if let Some(filter) = plan.downcast_ref::<FilterExec>() {
+        let index = match filter.projection() {
+            Some(projection) => *projection.get(index)?,
+            None => index,
+        };
+        return trace_to_key(filter.input(), index);
+    }
+    None
 }

@@ -4,15 +4,22 @@
 //! into a [`Fold`] on DataFusion's two-phase aggregation, and refuses, with a position, what does not fold.
 //! It does not know what a log, an offset or a generation is.
 
+mod aggregates;
 mod catalog;
+mod check;
+mod compile;
 mod fold;
+mod parse;
 mod partial;
 mod refusal;
+mod session;
+mod tumble;
 
 pub use catalog::{Catalog, Column, EventTimeFormat, SourceFile, Stream, UniqueKey, View, ViewKind};
 pub use fold::{Class, Fold, FoldError};
 pub use partial::Partial;
 pub use refusal::Refusal;
+pub use session::session_context;
 
 /// Names of the system columns that every stream has beside its declared ones.
 pub mod system_columns {

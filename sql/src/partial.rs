@@ -1,20 +1,46 @@
 //! A partial: key columns and state columns, one row per key, sorted by key.
 
-use arrow::array::{ArrayRef, RecordBatch};
+use std::cmp::Ordering;
+use std::io::Cursor;
+use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array};
+use arrow::compute::{SortOptions, filter_record_batch, take_record_batch};
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use arrow::row::{RowConverter, SortField};
+
+use crate::fold::FOLD_FORMAT;
 use crate::{Fold, FoldError};
+
+/// First bytes of an encoded partial, followed by the fold format as a little-endian `u32`.
+const MAGIC: &[u8; 4] = b"FLDP";
 
 /// State of a fold that can be merged. Sorted by its key columns (ascending, NULLs first), one row per key.
 /// Cloning shares the columns.
 #[derive(Debug, Clone)]
 pub struct Partial {
     batch: RecordBatch,
+    key_columns: usize,
 }
 
 impl Partial {
     /// The neutral element: no keys.
-    pub fn empty(_fold: &Fold) -> Self {
-        todo!()
+    pub fn empty(fold: &Fold) -> Self {
+        Self {
+            batch: RecordBatch::new_empty(Arc::clone(fold.state_schema())),
+            key_columns: fold.key_columns(),
+        }
+    }
+
+    /// Sorts `batches`, which hold each key once over all of them.
+    pub(crate) fn sorted(schema: &SchemaRef, key_columns: usize, batches: &[RecordBatch]) -> Result<Self, ArrowError> {
+        Ok(Self {
+            batch: sorted_by_key(schema, key_columns, batches)?,
+            key_columns,
+        })
     }
 
     /// Key columns, then state columns.
@@ -35,17 +61,168 @@ impl Partial {
     /// The rows whose key equals `key`: pairs of key position and an array of one value of that key column's type.
     /// A binary search where the positions are a prefix of the key, else one pass over the columns. Copies the rows
     /// found, so that the answer does not hold on to the whole partial.
-    pub fn lookup(&self, _key: &[(usize, ArrayRef)]) -> Result<Self, FoldError> {
-        todo!()
+    pub fn lookup(&self, key: &[(usize, ArrayRef)]) -> Result<Self, FoldError> {
+        self.found(key).map_err(|error| FoldError::Columns { source: error })
     }
 
-    /// Bytes for storage: fold-format number, view's state schema, columns (Arrow IPC).
+    fn found(&self, key: &[(usize, ArrayRef)]) -> Result<Self, ArrowError> {
+        let mut key = key.to_vec();
+        key.sort_by_key(|(position, _)| *position);
+        if let Some((position, _)) = key.iter().find(|(position, _)| *position >= self.key_columns) {
+            let columns = self.key_columns;
+            return Err(ArrowError::InvalidArgumentError(format!(
+                "key column {position} of {columns} was asked for"
+            )));
+        }
+        let prefix = key.iter().enumerate().all(|(index, (position, _))| index == *position);
+        let batch = if prefix { self.search(&key)? } else { self.scan(&key)? };
+        Ok(Self {
+            batch,
+            key_columns: self.key_columns,
+        })
+    }
+
+    fn search(&self, key: &[(usize, ArrayRef)]) -> Result<RecordBatch, ArrowError> {
+        let options = SortOptions {
+            descending: false,
+            nulls_first: true,
+        };
+        let comparators = key
+            .iter()
+            .map(|(position, value)| arrow::array::make_comparator(self.batch.column(*position), value, options))
+            .collect::<Result<Vec<_>, _>>()?;
+        let compare = |row: usize| {
+            comparators
+                .iter()
+                .map(|compare| compare(row, 0))
+                .find(|order| order.is_ne())
+                .unwrap_or(Ordering::Equal)
+        };
+        let start = first_row(0, self.keys(), |row| compare(row).is_ge());
+        let until = first_row(start, self.keys(), |row| compare(row).is_gt());
+        let rows = UInt64Array::from_iter_values(start as u64..until as u64);
+        take_record_batch(&self.batch, &rows)
+    }
+
+    fn scan(&self, key: &[(usize, ArrayRef)]) -> Result<RecordBatch, ArrowError> {
+        let mut wanted = BooleanArray::from(vec![true; self.keys()]);
+        for (position, value) in key {
+            let value = arrow::array::Scalar::new(Arc::clone(value));
+            let equal = arrow::compute::kernels::cmp::not_distinct(self.batch.column(*position), &value)?;
+            wanted = arrow::compute::and(&wanted, &equal)?;
+        }
+        filter_record_batch(&self.batch, &wanted)
+    }
+
+    /// Bytes for storage: fold-format number, columns with their names and types (Arrow IPC).
     pub fn encode(&self) -> Result<Vec<u8>, FoldError> {
-        todo!()
+        let encode = || -> Result<Vec<u8>, ArrowError> {
+            let mut bytes = MAGIC.to_vec();
+            bytes.extend(FOLD_FORMAT.to_le_bytes());
+            let mut writer = StreamWriter::try_new(bytes, self.batch.schema_ref())?;
+            writer.write(&self.batch)?;
+            writer.into_inner()
+        };
+        encode().map_err(|error| FoldError::Columns { source: error })
     }
 
     /// Reads what [`Partial::encode`] wrote. An unknown format number or another schema is an error.
-    pub fn decode(_bytes: &[u8], _fold: &Fold) -> Result<Self, FoldError> {
-        todo!()
+    pub fn decode(bytes: &[u8], fold: &Fold) -> Result<Self, FoldError> {
+        let refuse = |reason: String| FoldError::Shape {
+            what: "stored partial",
+            view: fold.view().to_owned(),
+            reason,
+        };
+        let Some((header, columns)) = bytes.split_at_checked(8) else {
+            return Err(refuse(format!("it has only {} bytes", bytes.len())));
+        };
+        if &header[..4] != MAGIC {
+            return Err(refuse("it does not begin as a partial does".to_owned()));
+        }
+        let format = u32::from_le_bytes(header[4..].try_into().expect("four bytes"));
+        if format != FOLD_FORMAT {
+            return Err(refuse(format!("its fold format is {format}, not {FOLD_FORMAT}")));
+        }
+        let reader = StreamReader::try_new(Cursor::new(columns), None).map_err(|error| refuse(error.to_string()))?;
+        if types(&reader.schema()) != types(fold.state_schema()) {
+            let (has, wants) = (types(&reader.schema()), types(fold.state_schema()));
+            return Err(refuse(format!("its columns are {has:?}, not {wants:?}")));
+        }
+        let batches: Vec<RecordBatch> = reader
+            .collect::<Result<_, _>>()
+            .map_err(|error| refuse(error.to_string()))?;
+        let [batch] = batches.as_slice() else {
+            return Err(refuse(format!("it holds {} batches instead of one", batches.len())));
+        };
+        let batch = with_schema(batch, fold.state_schema()).map_err(|error| refuse(error.to_string()))?;
+        Ok(Self {
+            batch,
+            key_columns: fold.key_columns(),
+        })
     }
+}
+
+fn types(schema: &Schema) -> Vec<String> {
+    schema
+        .fields()
+        .iter()
+        .map(|field| field.data_type().to_string())
+        .collect()
+}
+
+/// First row of `from..until` for which `reached` holds, which it does for all later ones; `until` if for none.
+fn first_row(from: usize, until: usize, reached: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (from, until);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if reached(middle) {
+            high = middle
+        } else {
+            low = middle + 1
+        }
+    }
+    low
+}
+
+/// The same columns under `schema`, whose types they have.
+pub(crate) fn with_schema(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &options)
+}
+
+/// All rows of `batches` in one, in the order of their first `key_columns` columns, ascending, NULLs first.
+pub(crate) fn sorted_by_key(
+    schema: &SchemaRef,
+    key_columns: usize,
+    batches: &[RecordBatch],
+) -> Result<RecordBatch, ArrowError> {
+    let batches: Vec<RecordBatch> = batches
+        .iter()
+        .map(|batch| with_schema(batch, schema))
+        .collect::<Result<_, _>>()?;
+    let batch = arrow::compute::concat_batches(schema, &batches)?;
+    if key_columns == 0 || batch.num_rows() < 2 {
+        return Ok(batch);
+    }
+    let options = SortOptions {
+        descending: false,
+        nulls_first: true,
+    };
+    let keys = &batch.columns()[..key_columns];
+    let order = if let [key] = keys
+        && !key.data_type().is_nested()
+    {
+        arrow::compute::sort_to_indices(key, Some(options), None)?
+    } else {
+        let fields = keys
+            .iter()
+            .map(|key| SortField::new_with_options(key.data_type().clone(), options))
+            .collect();
+        let rows = RowConverter::new(fields)?.convert_columns(keys)?;
+        let mut order: Vec<u32> =
+            (0..u32::try_from(batch.num_rows()).expect("a batch has fewer than 2^32 rows")).collect();
+        order.sort_unstable_by(|left, right| rows.row(*left as usize).cmp(&rows.row(*right as usize)));
+        order.into()
+    };
+    take_record_batch(&batch, &order)
 }

@@ -1,0 +1,169 @@
+//! The one DataFusion session in which views are planned and folds run: one thread of execution per plan, strings as
+//! Utf8, UTC, `tumble`, and aggregates that do not depend on ties, batches or threads.
+
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::TableType;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::ScalarUDF;
+use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
+};
+use datafusion::prelude::{Expr, SessionConfig, SessionContext};
+
+use crate::Stream;
+use crate::aggregates::OrderFreeAggregates;
+use crate::tumble::Tumble;
+
+/// Rows per batch inside a plan.
+const BATCH_ROWS: usize = 16_384;
+
+/// A session with foldline's functions and rules and without tables: for planning views, and for queries over them.
+pub fn session_context(config: SessionConfig) -> SessionContext {
+    let mut config = config
+        .with_target_partitions(1)
+        .with_batch_size(BATCH_ROWS)
+        .with_information_schema(false);
+    let options = config.options_mut();
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.collect_spans = true;
+    options.execution.time_zone = Some("+00:00".to_owned());
+    // A partial that gives up merging would hold a key twice.
+    options.execution.skip_partial_aggregation_probe_rows_threshold = usize::MAX;
+    let context = SessionContext::new_with_config(config);
+    context.register_udf(ScalarUDF::new_from_impl(Tumble::default()));
+    context.add_analyzer_rule(Arc::new(OrderFreeAggregates));
+    // Two levels of GROUP BY instead of one would make the lower one the fold.
+    context.remove_optimizer_rule("single_distinct_aggregation_to_group_by");
+    context
+}
+
+/// A session in which every stream is a table without rows.
+pub(crate) fn planning_context(streams: &[Arc<Stream>]) -> SessionContext {
+    let context = session_context(SessionConfig::new());
+    for stream in streams {
+        let table = Arc::new(RowlessTable {
+            schema: stream.table_schema(),
+        });
+        context
+            .register_table(stream.name.as_str(), table)
+            .expect("names of streams are unique");
+    }
+    context
+}
+
+/// The task context that folds run in.
+pub(crate) fn task_context() -> Arc<TaskContext> {
+    static CONTEXT: LazyLock<Arc<TaskContext>> = LazyLock::new(|| session_context(SessionConfig::new()).task_ctx());
+    Arc::clone(&CONTEXT)
+}
+
+/// A table that is planned over and never run; nothing is known about its rows, so no rule can plan them away.
+#[derive(Debug)]
+pub(crate) struct RowlessTable {
+    pub(crate) schema: SchemaRef,
+}
+
+#[async_trait]
+impl TableProvider for RowlessTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = match projection {
+            Some(columns) => Arc::new(self.schema.project(columns)?),
+            None => Arc::clone(&self.schema),
+        };
+        Ok(Arc::new(Rows::new(schema)))
+    }
+}
+
+/// The place in a compiled plan where rows go in.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    properties: Arc<PlanProperties>,
+}
+
+impl Rows {
+    fn new(schema: SchemaRef) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(schema),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Self {
+            properties: Arc::new(properties),
+        }
+    }
+}
+
+impl DisplayAs for Rows {
+    fn fmt_as(&self, _: DisplayFormatType, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let names: Vec<String> = self
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| field.name().clone())
+            .collect();
+        write!(formatter, "Rows: columns=[{}]", names.join(", "))
+    }
+}
+
+impl ExecutionPlan for Rows {
+    fn name(&self) -> &str {
+        "Rows"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        Err(DataFusionError::Internal(
+            "a compiled plan was run without rows".to_owned(),
+        ))
+    }
+}

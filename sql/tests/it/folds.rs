@@ -1,0 +1,239 @@
+//! The laws of folds: any split, any order, any tree of merges, through bytes or not, gives the answer of plain SQL.
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::{Decimal128Type, Float64Type, Int64Type};
+use foldline_sql::{Fold, Partial};
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use std::sync::Arc;
+
+use crate::rows::{self, fold, view};
+
+/// Queries that use everything that folds.
+const QUERIES: &[&str] = &[
+    "SELECT user_id, count(*) AS n, count(kind) AS kinds, count(DISTINCT kind) AS different FROM events GROUP BY 1",
+    "SELECT user_id, sum(amount) AS s, avg(amount) AS a, min(amount) AS lo, max(kind) AS hi FROM events GROUP BY user_id",
+    "SELECT kind, sum(price) AS s, avg(price) AS a, sum(price * amount) AS p FROM events GROUP BY kind",
+    "SELECT kind, avg(big) AS a FROM events GROUP BY kind",
+    "SELECT tumble(at, INTERVAL '1 day') AS day, user_id, count(*) AS n FROM events GROUP BY 1, 2",
+    "SELECT tumble(at, INTERVAL '1 month') AS month, count(*) AS n FROM events GROUP BY 1",
+    "SELECT user_id, first_value(kind ORDER BY at) AS f, last_value(amount ORDER BY at) AS l FROM events GROUP BY 1",
+    "SELECT user_id, last_value(kind ORDER BY at) FILTER (WHERE kind IS NOT NULL) AS l FROM events GROUP BY 1",
+    "SELECT user_id, last_value(kind ORDER BY amount DESC) AS l, last_value(kind) AS newest FROM events GROUP BY 1",
+    "SELECT kind, array_agg(amount ORDER BY at) AS a, array_agg(user_id) AS u FROM events GROUP BY kind",
+    "SELECT kind, array_agg(amount ORDER BY at DESC) AS a, array_agg(amount ORDER BY big) AS b, first_value(user_id ORDER BY ratio) AS f FROM events GROUP BY kind",
+    "SELECT upper(kind) AS k, sum(amount + 1) FILTER (WHERE amount > 0) AS s FROM events WHERE user_id <> 'u1' GROUP BY 1 HAVING count(*) > 2",
+    "SELECT count(*) AS n, sum(amount) AS s, max(at) AS newest, count(DISTINCT user_id) AS users FROM events",
+    "SELECT CASE WHEN amount > 0 THEN 'gain' ELSE 'loss' END AS k, date_part('hour', at) AS h, count(*) AS n FROM events GROUP BY 1, 2",
+    "SELECT _partition, max(_offset) AS newest, count(*) FILTER (WHERE _late) AS late FROM events GROUP BY _partition",
+    "SELECT user_id, sum(ratio) AS s, avg(ratio) AS a FROM events GROUP BY user_id",
+];
+
+fn pieces(rows: &RecordBatch, random: &mut StdRng) -> Vec<RecordBatch> {
+    let mut pieces = Vec::new();
+    let mut from = 0;
+    while from < rows.num_rows() {
+        let length = random
+            .random_range(1..=rows.num_rows() / 4 + 1)
+            .min(rows.num_rows() - from);
+        pieces.push(rows.slice(from, length));
+        from += length;
+    }
+    pieces
+}
+
+/// Folds each piece, passes the partials through bytes, and merges them as a random tree.
+async fn folded(fold: &Fold, rows: &RecordBatch, random: &mut StdRng) -> Vec<Partial> {
+    let mut partials = Vec::new();
+    for piece in pieces(rows, random) {
+        let partial = fold.partial(&piece).await.unwrap();
+        partials.push(Partial::decode(&partial.encode().unwrap(), fold).unwrap());
+    }
+    partials.shuffle(random);
+    while partials.len() > 3 {
+        let some = partials.split_off(partials.len() - random.random_range(2..=3));
+        let merged = fold.merge(&some).await.unwrap();
+        partials.insert(random.random_range(0..=partials.len()), merged);
+    }
+    partials
+}
+
+#[tokio::test]
+async fn any_split_and_any_merge_gives_the_answer_of_plain_sql() {
+    for query in QUERIES {
+        let fold = fold(&view(query).await);
+        for seed in 0..12 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let rows = rows::random(seed, [0, 1, 7, 60, 300][seed as usize % 5]);
+            let plain = fold.plain(std::slice::from_ref(&rows)).await.unwrap();
+            let partials = folded(&fold, &rows, &mut random).await;
+            let merged = fold.finish(&partials).await.unwrap();
+            assert_eq!(merged, plain, "seed {seed}: {query}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn order_is_completed_by_the_log_and_not_by_the_batches() {
+    // All events of user u1 have equal times: the log alone decides which is first and last.
+    let fold = fold(&view(
+        "SELECT count(*) AS n, first_value(_offset ORDER BY big * 0) AS f, last_value(_partition ORDER BY big * 0) AS l, \
+         array_agg(_partition * 1000 + _offset ORDER BY big * 0) AS all_of_them FROM events WHERE big IS NOT NULL",
+    ).await);
+    let rows = rows::random(5, 200);
+    let mut backwards: Vec<RecordBatch> = (0..200).rev().map(|row| rows.slice(row, 1)).collect();
+    let reversed = fold.plain(&backwards).await.unwrap();
+    backwards.shuffle(&mut StdRng::seed_from_u64(1));
+    let mut partials = Vec::new();
+    for row in &backwards {
+        partials.push(fold.partial(row).await.unwrap());
+    }
+    let merged = fold.finish(&partials).await.unwrap();
+    assert_eq!(merged, reversed);
+    assert_eq!(
+        merged.column(2).as_primitive::<arrow::datatypes::Int32Type>().value(0),
+        3
+    );
+    let order = merged.column(3).as_list::<i32>().value(0);
+    let order = order.as_primitive::<Int64Type>().values().to_vec();
+    assert!(
+        order.is_sorted(),
+        "log order is by partition, then by offset: {order:?}"
+    );
+}
+
+#[tokio::test]
+async fn sums_of_integers_neither_wrap_nor_round_and_are_checked_at_finish() {
+    let rows = rows::random(3, 400);
+    let average = fold(&view("SELECT count(big) AS n, avg(big) AS a, min(big) AS lo FROM events").await);
+    let answer = average.plain(std::slice::from_ref(&rows)).await.unwrap();
+    let bigs = rows.column_by_name("big").unwrap().as_primitive::<Int64Type>();
+    let duplicate = rows.column_by_name("_duplicate").unwrap().as_boolean();
+    let values: Vec<i128> = (0..400)
+        .filter(|row| !duplicate.value(*row) && bigs.is_valid(*row))
+        .map(|row| bigs.value(row).into())
+        .collect();
+    let sum: i128 = values.iter().sum();
+    assert_eq!(
+        answer.column(1).as_primitive::<Float64Type>().value(0),
+        sum as f64 / values.len() as f64
+    );
+
+    // The sum lies beyond BIGINT: an error at finish, not a wrapped number, and not before everything is merged.
+    let sum = fold(&view("SELECT sum(big) AS s FROM events WHERE big > 0").await);
+    let partial = sum.partial(&rows).await.unwrap();
+    let error = sum.finish(&[partial]).await.unwrap_err();
+    assert!(
+        format!("{error:?}").contains("9223372036854775807") || format!("{error:?}").contains("cast"),
+        "{error:?}"
+    );
+    let balanced = fold(&view("SELECT sum(big) + sum(-big) AS s FROM events").await);
+    let pieces = folded(&balanced, &rows.slice(0, 2), &mut StdRng::seed_from_u64(1)).await;
+    balanced.finish(&pieces).await.unwrap();
+}
+
+#[tokio::test]
+async fn money_keeps_every_cent() {
+    let fold = fold(&view("SELECT sum(price) AS s FROM events").await);
+    let rows = rows::random(9, 300);
+    let answer = fold.plain(std::slice::from_ref(&rows)).await.unwrap();
+    let prices = rows.column_by_name("price").unwrap().as_primitive::<Decimal128Type>();
+    let duplicate = rows.column_by_name("_duplicate").unwrap().as_boolean();
+    let sum: i128 = (0..300)
+        .filter(|row| !duplicate.value(*row) && prices.is_valid(*row))
+        .map(|row| prices.value(row))
+        .sum();
+    assert_eq!(answer.column(0).as_primitive::<Decimal128Type>().value(0), sum);
+}
+
+#[tokio::test]
+async fn windowed_views_leave_late_rows_out_and_others_do_not() {
+    let rows = rows::random(4, 300);
+    let count = async |query: &str| {
+        let fold = fold(&view(query).await);
+        let answer = fold.finish(&[fold.partial(&rows).await.unwrap()]).await.unwrap();
+        answer
+            .column_by_name("n")
+            .unwrap()
+            .as_primitive::<Int64Type>()
+            .iter()
+            .flatten()
+            .sum::<i64>()
+    };
+    let marks = |name: &str| rows.column_by_name(name).unwrap().as_boolean().clone();
+    let (late, duplicate) = (marks("_late"), marks("_duplicate"));
+    let kept = (0..300).filter(|row| !duplicate.value(*row)).count() as i64;
+    let in_time = (0..300)
+        .filter(|row| !duplicate.value(*row) && !late.value(*row))
+        .count() as i64;
+    assert!(in_time < kept && kept < 300);
+    assert_eq!(
+        count("SELECT user_id, count(*) AS n FROM events GROUP BY 1").await,
+        kept
+    );
+    assert_eq!(
+        count("SELECT tumble(at, INTERVAL '1 hour') AS h, count(*) AS n FROM events GROUP BY 1").await,
+        in_time
+    );
+}
+
+#[tokio::test]
+async fn a_lookup_finds_what_a_filter_finds() {
+    let fold = fold(&view("SELECT user_id, kind, count(*) AS n FROM events GROUP BY 1, 2").await);
+    let partial = fold.partial(&rows::random(2, 300)).await.unwrap();
+    let text = |value: Option<&str>| Arc::new(StringArray::from(vec![value])) as ArrayRef;
+    let matching = |position: usize, value: Option<&str>| {
+        let column = partial.batch().column(position).as_string::<i32>();
+        column.iter().filter(|found| *found == value).count()
+    };
+    for user in [Some("u0"), Some("u3"), Some("nobody"), None] {
+        assert_eq!(partial.lookup(&[(0, text(user))]).unwrap().keys(), matching(0, user));
+    }
+    for kind in [Some("buy"), Some("zzz"), None] {
+        assert_eq!(partial.lookup(&[(1, text(kind))]).unwrap().keys(), matching(1, kind));
+    }
+    assert_eq!(
+        partial
+            .lookup(&[(1, text(Some("buy"))), (0, text(Some("u3")))])
+            .unwrap()
+            .keys(),
+        1
+    );
+    assert!(partial.lookup(&[(2, text(None))]).is_err());
+}
+
+#[tokio::test]
+async fn an_aggregate_without_groups_answers_over_no_rows() {
+    let fold = fold(&view("SELECT count(*) AS n, max(amount) AS hi FROM events").await);
+    let answer = fold.finish(&[]).await.unwrap();
+    assert_eq!(
+        (answer.num_rows(), answer.column(0).as_primitive::<Int64Type>().value(0)),
+        (1, 0)
+    );
+    assert!(answer.column(1).is_null(0));
+}
+
+#[tokio::test]
+async fn stored_state_of_another_format_or_view_is_refused() {
+    let one = fold(&view("SELECT user_id, count(*) AS n FROM events GROUP BY 1").await);
+    let other = fold(&view("SELECT amount, count(*) AS n FROM events GROUP BY 1").await);
+    let bytes = one.partial(&rows::random(1, 50)).await.unwrap().encode().unwrap();
+    assert!(
+        Partial::decode(&bytes, &other)
+            .unwrap_err()
+            .to_string()
+            .contains("columns are")
+    );
+    let mut newer = bytes.clone();
+    newer[4] = 99;
+    assert!(
+        Partial::decode(&newer, &one)
+            .unwrap_err()
+            .to_string()
+            .contains("fold format is 99, not 1")
+    );
+    for cut in [0, 3, 8, 20, bytes.len() / 2] {
+        assert!(Partial::decode(&bytes[..cut], &one).is_err(), "{cut} bytes");
+    }
+}
