@@ -1,16 +1,51 @@
 //! The archive: Parquet files by event date, and the commit records that alone say what is in it (design D5).
+//!
+//! ```text
+//! archive/<topic>/date=2024-05-01/<incarnation>-<partition>-<first offset>-<attempt>.parquet   rows
+//!                 _dead_letters/<incarnation>-<partition>-<first offset>-<attempt>.parquet     malformed records
+//!                 _commits/<incarnation>/<partition>/<first offset>.json                       what is in it
+//!                 _origins/<incarnation>/<partition>.json                                      where it begins
+//! ```
+//!
+//! Files are written first, then the commit record of their offset range, create-only. So a range is archived wholly
+//! or not at all, whichever dates it fans out to; of two writers one wins; and a file that no commit lists does not
+//! exist for any reader. The commits of a partition form a chain: each begins where the one before it ends, the first
+//! at the origin. A gap or overlap in the chain is an error, never fewer rows.
+//!
+//! `path` names things, `encode` turns judged rows into files, `publish` writes them and their commit, `cut` finds the
+//! offset that belongs to a tick, `rows` reads back (`later` what was declared later), `audit` proves that every offset is there once.
 
-use std::collections::BTreeMap;
+mod audit;
+mod cut;
+mod encode;
+mod later;
+pub mod path;
+mod publish;
+mod rows;
+
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::RecordBatch;
-use foldline_event_log::{MarkState, Offset, PartitionCut, ReaderStart, RecordTime, Tick, TopicPartition};
-use foldline_sql::Stream;
-use futures::stream::BoxStream;
+use foldline_event_log::{MarkState, Offset, ReadError, ReaderStart, RecordTime, Tick, TopicPartition};
+use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+pub use audit::{AuditFinding, AuditReport, PartitionAudit};
+
+use crate::store::{self, Created, Record, StoreError};
+
+/// Format number of commit records and origins.
+const VERSION: u32 = 1;
+/// Commit records read at the same time.
+const COMMIT_READS: usize = 16;
+/// Column of archived rows: the record time, that is the running maximum of the timestamps, in milliseconds.
+pub(crate) const RECORD_TIME_MAX: &str = "_record_time_max";
+/// Column of archived rows: the bytes as they arrived.
+pub(crate) const RAW: &str = "_raw";
 
 /// One committed offset range of a partition. Written create-only under its first offset; never changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,8 +57,10 @@ pub struct Commit {
     pub attempt: Uuid,
     /// Which partition.
     pub partition: TopicPartition,
-    /// Offsets that it stands for.
+    /// Offsets that it stands for: from the end of the commit before, holes included, until one past its last record.
     pub offsets: Range<Offset>,
+    /// Tick of its first record.
+    pub first_tick: Tick,
     /// Judging identity of the stream's declaration that marked the rows.
     pub judged_by: String,
     /// Row files, at most one per event date.
@@ -126,7 +163,7 @@ pub enum ArchiveError {
         reason: String,
     },
     /// The archive does not reach that far.
-    #[error("the archive of {partition} ends at offset {until}, record time {reached:?}; tick {tick:?} is not reached")]
+    #[error("the archive of {partition} ends at offset {until}, record time {}; tick {} is not reached", .reached.map_or("none".to_owned(), |time| time.0.to_string()), .tick.0)]
     NotReached {
         /// Partition.
         partition: TopicPartition,
@@ -147,6 +184,52 @@ pub enum ArchiveError {
         /// The attempt that won.
         winner: Uuid,
     },
+    /// The archive does not hold these offsets.
+    #[error(
+        "the archive of {partition} holds offsets {}..{}, not {}..{}",
+        .holds.start, .holds.end, .asked.start, .asked.end
+    )]
+    NotCovered {
+        /// Partition.
+        partition: TopicPartition,
+        /// From the origin to the end of the last commit.
+        holds: Range<Offset>,
+        /// What was asked for.
+        asked: Range<Offset>,
+    },
+    /// The stream declares no such column.
+    #[error("stream \"{stream}\" has no column \"{column}\"")]
+    UnknownColumn {
+        /// Stream.
+        stream: String,
+        /// Column.
+        column: String,
+    },
+    /// No boundary was recorded at this tick: it was archived with longer ticks.
+    #[error(
+        "the archive of {partition} has no boundary at tick {} among offsets {}..{}: they were archived with a longer \
+             `cut_every`; a later tick, or a multiple of the longer one, works",
+        .tick.0, .offsets.start, .offsets.end
+    )]
+    NoBoundary {
+        /// Partition.
+        partition: TopicPartition,
+        /// Asked tick.
+        tick: Tick,
+        /// Offsets of the commit that the tick lies in.
+        offsets: Range<Offset>,
+    },
+    /// The archiver does not archive this partition any more.
+    #[error("archiving {partition} has stopped: {reason}")]
+    Stopped {
+        /// Partition.
+        partition: TopicPartition,
+        /// Why.
+        reason: String,
+    },
+    /// The log did not give what is to be archived.
+    #[error("cannot read the log in order to archive it")]
+    Read(#[from] ReadError),
     /// The stream's declaration would judge archived rows anew.
     #[error(
         "stream \"{stream}\" was archived under another declaration of event time, lateness, skew, unique key or NOT NULL; \
@@ -166,57 +249,275 @@ pub enum ArchiveError {
     },
 }
 
-/// The archive in an object store. Cheap to clone.
+/// The archive in an object store. Cheap to clone; clones share what they have read of the commits.
 #[derive(Debug, Clone)]
 pub struct Archive {
-    _store: Arc<dyn ObjectStore>,
+    store: Arc<dyn ObjectStore>,
+    known: Arc<Mutex<HashMap<TopicPartition, Arc<tokio::sync::Mutex<Known>>>>>,
+}
+
+/// What was read of a partition. The lock is held while reading on, so that two callers do not read the same twice.
+#[derive(Debug, Default)]
+struct Known {
+    origin: Option<Offset>,
+    commits: Arc<Vec<Arc<Commit>>>,
+}
+
+/// Where a partition began for us.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Origin {
+    version: u32,
+    attempt: Uuid,
+    partition: TopicPartition,
+    offset: Offset,
+}
+
+impl Record for Origin {
+    const VERSION: u32 = VERSION;
+
+    fn attempt(&self) -> Uuid {
+        self.attempt
+    }
+}
+
+impl Record for Commit {
+    const VERSION: u32 = VERSION;
+
+    fn attempt(&self) -> Uuid {
+        self.attempt
+    }
+}
+
+impl From<StoreError> for ArchiveError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Failed { attempt, source } => Self::Store { attempt, source },
+            StoreError::Missing { path } => Self::Format {
+                path,
+                reason: "it is missing".to_owned(),
+            },
+            StoreError::Damaged { path, reason } => Self::Format { path, reason },
+        }
+    }
 }
 
 impl Archive {
     /// The archive under `archive/` of `store`.
-    pub fn new(_store: Arc<dyn ObjectStore>) -> Self {
-        todo!()
+    pub fn new(store: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            store,
+            known: Arc::default(),
+        }
+    }
+
+    /// The store that it lies in.
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
     }
 
     /// Where the partition began for us: written once, create-only, at the first start; `earliest` is used then.
-    pub async fn origin(&self, _partition: &TopicPartition, _earliest: Offset) -> Result<Offset, ArchiveError> {
-        todo!()
+    pub async fn origin(&self, partition: &TopicPartition, earliest: Offset) -> Result<Offset, ArchiveError> {
+        let known = self.known(partition);
+        let mut known = known.lock().await;
+        if let Some(origin) = self.read_origin(partition, &mut known).await? {
+            return Ok(origin);
+        }
+        let path = path::origin(partition);
+        let mine = Origin {
+            version: VERSION,
+            attempt: Uuid::new_v4(),
+            partition: partition.clone(),
+            offset: earliest,
+        };
+        let origin = match store::create_only(&*self.store, &path, &mine).await? {
+            Created::Mine => mine,
+            Created::Theirs(theirs) => theirs,
+        };
+        checked_partition(&path, partition, &origin.partition)?;
+        known.origin = Some(origin.offset);
+        Ok(origin.offset)
+    }
+
+    /// Where the partition began for us; `None` before the first start.
+    pub async fn known_origin(&self, partition: &TopicPartition) -> Result<Option<Offset>, ArchiveError> {
+        let known = self.known(partition);
+        let mut known = known.lock().await;
+        self.read_origin(partition, &mut known).await
     }
 
     /// The commits of `partition`, in offset order, from its origin on without gap or overlap; else an error.
     /// Keeps what it has read and lists only what is new.
-    pub async fn commits(&self, _partition: &TopicPartition) -> Result<Arc<Vec<Commit>>, ArchiveError> {
-        todo!()
+    pub async fn commits(&self, partition: &TopicPartition) -> Result<Arc<Vec<Arc<Commit>>>, ArchiveError> {
+        let known = self.known(partition);
+        let mut known = known.lock().await;
+        self.read_on(partition, &mut known).await?;
+        Ok(Arc::clone(&known.commits))
     }
 
     /// Where reading the log goes on behind the archive: the end of the last commit, else the origin; `None` before
     /// the first start.
-    pub async fn resume(&self, _partition: &TopicPartition) -> Result<Option<ReaderStart>, ArchiveError> {
-        todo!()
+    pub async fn resume(&self, partition: &TopicPartition) -> Result<Option<ReaderStart>, ArchiveError> {
+        let (origin, commits) = self.chain(partition).await?;
+        Ok(origin.map(|origin| match commits.last() {
+            Some(last) => ReaderStart {
+                next: last.offsets.end,
+                marks: last.marks,
+            },
+            None => ReaderStart {
+                next: origin,
+                marks: MarkState::default(),
+            },
+        }))
     }
 
-    /// The cut of `partition` at `tick`: one past the last record before the tick. `complete_to` is how far the
-    /// archiver has seen the log to be complete: with it an idle partition's cut is the archive's end.
-    pub async fn cut_at(
-        &self,
-        _partition: &TopicPartition,
-        _tick: Tick,
-        _complete_to: RecordTime,
-    ) -> Result<PartitionCut, ArchiveError> {
-        todo!()
+    /// Origin and commits, read at one moment.
+    async fn chain(&self, partition: &TopicPartition) -> Result<(Option<Offset>, Arc<Vec<Arc<Commit>>>), ArchiveError> {
+        let known = self.known(partition);
+        let mut known = known.lock().await;
+        self.read_on(partition, &mut known).await?;
+        Ok((known.origin, Arc::clone(&known.commits)))
     }
 
-    /// The archived rows of `partition` within `offsets`, file by file (not in offset order across dates), with the
-    /// date of each batch: the columns `columns` of the stream's table schema by name, then `_record_time_max`.
-    /// A column declared later than a file was written is read out of `_raw`. Each file's size and checksum are
-    /// checked before its first row is handed out. Fails unless the commits cover `offsets` whole.
-    pub fn rows(
+    /// The commits that hold rows of `offsets`. Fails unless the archive covers `offsets` whole.
+    async fn covering(
         &self,
-        _stream: &Arc<Stream>,
-        _partition: &TopicPartition,
-        _offsets: Range<Offset>,
-        _columns: &[String],
-    ) -> BoxStream<'static, Result<(chrono::NaiveDate, RecordBatch), ArchiveError>> {
-        todo!()
+        partition: &TopicPartition,
+        offsets: &Range<Offset>,
+    ) -> Result<Vec<Arc<Commit>>, ArchiveError> {
+        if offsets.start >= offsets.end {
+            return Ok(Vec::new());
+        }
+        let (origin, commits) = self.chain(partition).await?;
+        let start = origin.unwrap_or(Offset(0));
+        let holds = start..commits.last().map_or(start, |last| last.offsets.end);
+        if offsets.start < holds.start || offsets.end > holds.end {
+            return Err(ArchiveError::NotCovered {
+                partition: partition.clone(),
+                holds,
+                asked: offsets.clone(),
+            });
+        }
+        let first = commits.partition_point(|commit| commit.offsets.end <= offsets.start);
+        let until = commits.partition_point(|commit| commit.offsets.start < offsets.end);
+        Ok(commits[first..until].to_vec())
     }
+
+    fn known(&self, partition: &TopicPartition) -> Arc<tokio::sync::Mutex<Known>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(known.entry(partition.clone()).or_default())
+    }
+
+    async fn read_origin(&self, partition: &TopicPartition, known: &mut Known) -> Result<Option<Offset>, ArchiveError> {
+        if known.origin.is_none() {
+            let path = path::origin(partition);
+            match store::read_json::<Origin>(&*self.store, &path).await {
+                Ok(origin) => {
+                    checked_partition(&path, partition, &origin.partition)?;
+                    known.origin = Some(origin.offset);
+                }
+                Err(StoreError::Missing { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(known.origin)
+    }
+
+    /// Reads the commits behind those that are known.
+    async fn read_on(&self, partition: &TopicPartition, known: &mut Known) -> Result<(), ArchiveError> {
+        let found = self
+            .list_commits(partition, known.commits.last().map(|last| last.offsets.start))
+            .await?;
+        let Some(first) = found.first() else {
+            self.read_origin(partition, known).await?;
+            return Ok(());
+        };
+        let Some(origin) = self.read_origin(partition, known).await? else {
+            return Err(ArchiveError::Format {
+                path: path::origin(partition).to_string(),
+                reason: format!("it is missing, although there are commits, the first of them {first}"),
+            });
+        };
+        let read: Vec<Commit> = futures::stream::iter(found)
+            .map(|path| async move { self.read_commit(partition, &path).await })
+            .buffered(COMMIT_READS)
+            .try_collect()
+            .await?;
+        let mut end = known.commits.last().map_or(origin, |last| last.offsets.end);
+        for commit in &read {
+            follows(partition, end, commit.offsets.start)?;
+            end = commit.offsets.end;
+        }
+        Arc::make_mut(&mut known.commits).extend(read.into_iter().map(Arc::new));
+        Ok(())
+    }
+
+    /// Paths of the commits that begin after `after`, in offset order.
+    async fn list_commits(&self, partition: &TopicPartition, after: Option<Offset>) -> Result<Vec<Path>, ArchiveError> {
+        let folder = path::commits(partition);
+        let listing = match after {
+            Some(after) => self
+                .store
+                .list_with_offset(Some(&folder), &path::commit(partition, after)),
+            None => self.store.list(Some(&folder)),
+        };
+        let mut found: Vec<Path> = listing
+            .map_ok(|object| object.location)
+            .try_collect()
+            .await
+            .map_err(|source| ArchiveError::Store {
+                attempt: format!("listing {folder}"),
+                source,
+            })?;
+        // Names are offsets of a fixed width: the order of names is that of offsets.
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    async fn read_commit(&self, partition: &TopicPartition, path: &Path) -> Result<Commit, ArchiveError> {
+        let commit: Commit = store::read_json(&*self.store, path).await?;
+        checked_partition(path, partition, &commit.partition)?;
+        let format = |reason: String| ArchiveError::Format {
+            path: path.to_string(),
+            reason,
+        };
+        if *path != path::commit(partition, commit.offsets.start) {
+            return Err(format(format!(
+                "it says that it begins at offset {}",
+                commit.offsets.start
+            )));
+        }
+        if commit.offsets.end <= commit.offsets.start {
+            return Err(format(format!(
+                "it says that it holds offsets {}..{}",
+                commit.offsets.start, commit.offsets.end
+            )));
+        }
+        Ok(commit)
+    }
+}
+
+/// Whether a commit that begins at `begins` follows one that ends at `ends`.
+fn follows(partition: &TopicPartition, ends: Offset, begins: Offset) -> Result<(), ArchiveError> {
+    let what = match begins.cmp(&ends) {
+        std::cmp::Ordering::Equal => return Ok(()),
+        std::cmp::Ordering::Greater => "gap",
+        std::cmp::Ordering::Less => "overlap",
+    };
+    Err(ArchiveError::Chain {
+        partition: partition.clone(),
+        what,
+        ends,
+        begins,
+    })
+}
+
+fn checked_partition(path: &Path, expected: &TopicPartition, found: &TopicPartition) -> Result<(), ArchiveError> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(ArchiveError::Format {
+        path: path.to_string(),
+        reason: format!("it is about {found} of incarnation {}", found.incarnation),
+    })
 }
