@@ -16,7 +16,7 @@ pub mod position;
 pub mod reader;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use embedded::EmbeddedLog;
+pub use embedded::{EmbeddedLog, EmbeddedSettings};
 pub use log::{Appended, EventLog, LogError, NewRecord, ProducerSequence, Records, Span, Topic};
 pub use marks::{Horizon, MarkState};
 pub use position::{Coverage, Cut, Offset, Partition, PartitionCut, RecordTime, Tick, TopicPartition, keeps_boundary};

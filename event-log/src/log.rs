@@ -2,10 +2,12 @@
 //!
 //! `contract` has the checks that every implementation passes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, BinaryArray};
 use arrow::buffer::ScalarBuffer;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use async_trait::async_trait;
 use bytes::Bytes;
 use uuid::Uuid;
@@ -83,6 +85,19 @@ impl Records {
     }
 }
 
+/// The item field and the struct fields of [`Records::headers`]: a list of (name, value), the value NULL where Kafka
+/// has none.
+pub fn header_fields() -> (FieldRef, Fields) {
+    let fields = Fields::from(vec![
+        Field::new("name", DataType::Utf8, false),
+        Field::new("value", DataType::Binary, true),
+    ]);
+    (
+        Arc::new(Field::new("item", DataType::Struct(fields.clone()), false)),
+        fields,
+    )
+}
+
 /// A record to append.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NewRecord {
@@ -144,6 +159,9 @@ pub enum LogError {
     /// The log cannot take more now; certainly nothing was stored. Try again later.
     #[error("the log is full: {0}")]
     Full(String),
+    /// The log was closed, or its storage failed earlier; certainly nothing was stored.
+    #[error("the log takes no more: {0}")]
+    Closed(String),
     /// A record larger than the log takes; certainly nothing was stored.
     #[error("record of {bytes} bytes is larger than {max} bytes")]
     TooLarge {

@@ -1,0 +1,4 @@
+//! Tests of the log from outside.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+mod embedded;
