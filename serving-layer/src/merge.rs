@@ -1,1 +1,188 @@
-//! merge
+//! Gathering the partials of both halves, all of them or the ones of some keys.
+//!
+//! Nothing is merged here: [`foldline_sql::Fold::finish`] merges what it is given. A point read looks its key up in
+//! every partial first (a binary search each), so that a handful of rows reach the finish instead of all of them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef};
+use datafusion::common::ScalarValue;
+use foldline_batch_layer::{GenerationError, Generations};
+use foldline_sql::{Fold, FoldError, Partial, View};
+
+use crate::seam::Seam;
+
+/// A key with more alternatives than this is read in full and filtered.
+const ALTERNATIVES_MAX: usize = 256;
+
+/// Which keys are wanted: alternatives that exclude each other, each fixing some key columns. Without any alternative
+/// nothing is wanted; with one that fixes no column, everything.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    alternatives: Vec<Vec<(usize, ArrayRef)>>,
+}
+
+impl Keys {
+    /// Every key.
+    pub fn all() -> Self {
+        Self {
+            alternatives: vec![Vec::new()],
+        }
+    }
+
+    /// The keys that have one of the values in each of the columns: pairs of key position and arrays of one value.
+    /// Repeated values count once: a row found twice would be counted twice.
+    pub fn any_of(columns: Vec<(usize, Vec<ArrayRef>)>) -> Self {
+        let mut keys = Self::all();
+        for (position, values) in columns {
+            let values = distinct(values);
+            if keys.alternatives.len() * values.len() > ALTERNATIVES_MAX {
+                continue;
+            }
+            let fixed = |alternative: &Vec<(usize, ArrayRef)>| alternative.iter().any(|(fixed, _)| *fixed == position);
+            if keys.alternatives.iter().any(fixed) {
+                continue;
+            }
+            let mut alternatives = Vec::with_capacity(keys.alternatives.len() * values.len());
+            for alternative in &keys.alternatives {
+                for value in &values {
+                    let mut longer = alternative.clone();
+                    longer.push((position, Arc::clone(value)));
+                    longer.sort_by_key(|(position, _)| *position);
+                    alternatives.push(longer);
+                }
+            }
+            keys.alternatives = alternatives;
+        }
+        keys
+    }
+
+    /// Whether every key is wanted.
+    pub fn is_all(&self) -> bool {
+        self.alternatives.iter().any(Vec::is_empty)
+    }
+
+    /// Adds the wanted rows of `partial` to `found`.
+    fn take(&self, partial: &Partial, found: &mut Vec<Partial>) -> Result<(), FoldError> {
+        if partial.keys() == 0 {
+            return Ok(());
+        }
+        if self.is_all() {
+            found.push(partial.clone());
+            return Ok(());
+        }
+        for alternative in &self.alternatives {
+            let rows = partial.lookup(alternative)?;
+            if rows.keys() > 0 {
+                found.push(rows);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn distinct(values: Vec<ArrayRef>) -> Vec<ArrayRef> {
+    let mut seen = HashSet::new();
+    let mut kept = Vec::with_capacity(values.len());
+    for value in values {
+        let new = match ScalarValue::try_from_array(&value, 0) {
+            Ok(scalar) => seen.insert(scalar),
+            Err(_) => true,
+        };
+        if new {
+            kept.push(value);
+        }
+    }
+    kept
+}
+
+/// What gathering can run into.
+#[derive(Debug, thiserror::Error)]
+pub enum MergeError {
+    /// A half of the view does not exist yet.
+    #[error("view \"{view}\" is still building: {missing}")]
+    Building {
+        /// Name of the view.
+        view: String,
+        /// What is missing.
+        missing: String,
+    },
+    /// The batch half could not be read.
+    #[error("cannot read the batch half of view \"{view}\"")]
+    Batch {
+        /// Name of the view.
+        view: String,
+        /// Cause.
+        source: GenerationError,
+    },
+    /// The fold.
+    #[error(transparent)]
+    Fold(#[from] FoldError),
+}
+
+/// What of `view` is missing in `seam`, if anything: then it is still building, and an answer would be too small.
+pub fn building(view: &View, seam: &Seam) -> Result<(), MergeError> {
+    let missing = |missing: String| MergeError::Building {
+        view: view.name.clone(),
+        missing,
+    };
+    if let Some(generation) = &seam.generation
+        && seam.with_batch
+        && !seam.batch_is_empty()
+        && !generation.views.contains_key(&view.id)
+    {
+        return Err(missing(format!(
+            "generation {} has no batch half of it; the next one will",
+            generation.number.0
+        )));
+    }
+    for (partition, closed) in &seam.partitions {
+        for segment in &closed.chain {
+            if !segment.views.contains_key(&view.id) {
+                return Err(missing(format!(
+                    "offsets {}..{} of {partition} are not folded for it",
+                    segment.offsets.start, segment.offsets.end
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The partials of `view` in `seam`, batch first, without empty ones.
+pub async fn gather(
+    view: &View,
+    fold: &Fold,
+    seam: &Seam,
+    generations: &Generations,
+    keys: &Keys,
+) -> Result<Vec<Partial>, MergeError> {
+    building(view, seam)?;
+    let mut found = Vec::new();
+    if let Some(generation) = &seam.generation
+        && seam.with_batch
+        && !seam.batch_is_empty()
+    {
+        let read = generations.partials(generation, &view.id, fold).await;
+        let dates = read.map_err(|source| MergeError::Batch {
+            view: view.name.clone(),
+            source,
+        })?;
+        let dates = dates.ok_or_else(|| MergeError::Building {
+            view: view.name.clone(),
+            missing: format!("generation {} has no batch half of it", generation.number.0),
+        })?;
+        for (_, partial) in dates.iter() {
+            keys.take(partial, &mut found)?;
+        }
+    }
+    for closed in seam.partitions.values() {
+        for segment in &closed.chain {
+            for partial in segment.views.get(&view.id).into_iter().flatten() {
+                keys.take(partial, &mut found)?;
+            }
+        }
+    }
+    Ok(found)
+}

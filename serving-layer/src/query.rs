@@ -1,1 +1,407 @@
-//! query
+//! Read-only SQL over the views, all at one closed seam.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, TimeUnit};
+use arrow::error::ArrowError;
+use datafusion::common::{Column, ScalarValue};
+use datafusion::dataframe::DataFrame;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::session_state::SessionStateDefaults;
+use datafusion::logical_expr::{Expr, ScalarUDF, cast, lit};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use foldline_batch_layer::{ArchiveError, GenerationError};
+use foldline_sql::{Class, FoldError, View, ViewKind};
+use futures::StreamExt;
+
+use crate::fence::{self, Fenced, MULTIPLYING_FUNCTIONS, Refused};
+use crate::finish::FinishError;
+use crate::merge::MergeError;
+use crate::seam::{Mode, Seam, SeamError};
+use crate::serving::{Answer, Inner, Serving};
+use crate::tables::{AsOf, FoldTable, StreamTable};
+
+/// What a question can meet instead of an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// No such view.
+    #[error("there is no view \"{name}\"; there are: {}", .known.join(", "))]
+    UnknownView {
+        /// Asked name.
+        name: String,
+        /// Names that exist.
+        known: Vec<String>,
+    },
+    /// No such table.
+    #[error("there is no view or stream \"{name}\"; there are: {}", .known.join(", "))]
+    UnknownTable {
+        /// Asked name.
+        name: String,
+        /// Names that exist.
+        known: Vec<String>,
+    },
+    /// No such column.
+    #[error("view \"{view}\" has no column \"{column}\"; it has: {}", .valid.join(", "))]
+    UnknownColumn {
+        /// Name of the view.
+        view: String,
+        /// Asked column.
+        column: String,
+        /// Columns that it has.
+        valid: Vec<String>,
+    },
+    /// A literal that is none of the column's type.
+    #[error("\"{value}\" does not fit column \"{column}\" of type {data_type}: {reason}")]
+    BadValue {
+        /// Column.
+        column: String,
+        /// Its type.
+        data_type: String,
+        /// The literal.
+        value: String,
+        /// Why.
+        reason: String,
+    },
+    /// A parameter that makes no sense.
+    #[error("bad parameter \"{parameter}\": {reason}")]
+    BadParameter {
+        /// Which one.
+        parameter: &'static str,
+        /// Why, and what to write.
+        reason: String,
+    },
+    /// The fence.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// SQL that cannot be planned: an unknown column or function, types that do not fit.
+    #[error("cannot plan the query: {0}")]
+    Plan(DataFusionError),
+    /// SQL that failed when it ran: a division by zero, a cast of what does not fit.
+    #[error("the query failed: {0}")]
+    Run(DataFusionError),
+    /// Comparing, sorting or taking columns failed.
+    #[error("cannot filter or order the rows")]
+    Columns(#[source] ArrowError),
+    /// A query over streams where the archive cannot be read.
+    #[error(
+        "stream \"{0}\" cannot be queried here: this process does not read the archive; query its views, or ask one \
+         that runs the batch role"
+    )]
+    NoArchive(String),
+    /// A stream in a question about speed alone.
+    #[error("stream \"{0}\" is answered from the archive, in batch only: leave out speed_only")]
+    StreamInSpeed(String),
+    /// The bound of an answer.
+    #[error("the answer is larger than {what}; aggregate more, or add a LIMIT")]
+    TooLarge {
+        /// Which bound.
+        what: String,
+    },
+    /// The memory bound of queries.
+    #[error("the query needs more memory than queries may hold; aggregate more, filter more, or try again later")]
+    OutOfMemory(#[source] DataFusionError),
+    /// The longest query time.
+    #[error("the query took longer than {} seconds", .limit.as_secs_f64())]
+    TimedOut {
+        /// The bound.
+        limit: Duration,
+    },
+    /// A defect; the log has its trace.
+    #[error("the query met a defect in foldline or DataFusion and was stopped; the log says where")]
+    Panicked,
+    /// There is no generation yet.
+    #[error("there is no generation yet, so there is no batch half; ask without batch_only")]
+    NoGeneration,
+    /// The seam is open.
+    #[error(transparent)]
+    Seam(#[from] SeamError),
+    /// A half is missing, or partials cannot be read.
+    #[error(transparent)]
+    Merge(#[from] MergeError),
+    /// Finishing failed.
+    #[error(transparent)]
+    Finish(#[from] FinishError),
+    /// A generation could not be read.
+    #[error(transparent)]
+    Generation(GenerationError),
+    /// Archived rows could not be read.
+    #[error(transparent)]
+    Archive(ArchiveError),
+}
+
+impl QueryError {
+    /// Whether stored or folded state cannot be used: somebody has to look.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Merge(MergeError::Building { .. }) => false,
+            Self::Merge(_) | Self::Generation(_) | Self::Archive(_) => true,
+            Self::Finish(FinishError::Fold(FoldError::Run { .. })) => false, // A value out of range: the view's matter.
+            Self::Finish(_) => true,
+            _ => false,
+        }
+    }
+
+    /// The message with those of its causes.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(source) = cause {
+            let message = source.to_string();
+            if !text.ends_with(&message) {
+                text.push_str(": ");
+                text.push_str(&message);
+            }
+            cause = source.source();
+        }
+        text
+    }
+
+    /// What DataFusion says, as what it means here. `otherwise` makes the error where it is DataFusion's own.
+    fn from_datafusion(error: DataFusionError, otherwise: fn(DataFusionError) -> Self) -> Self {
+        match error {
+            DataFusionError::External(inner) => match inner.downcast::<Self>() {
+                Ok(own) => *own,
+                Err(inner) => otherwise(DataFusionError::External(inner)),
+            },
+            DataFusionError::Context(context, inner) => match *inner {
+                inner @ (DataFusionError::External(_) | DataFusionError::Context(..)) => {
+                    Self::from_datafusion(inner, otherwise)
+                }
+                inner => otherwise(DataFusionError::Context(context, Box::new(inner))),
+            },
+            error if matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)) => Self::OutOfMemory(error),
+            error => otherwise(error),
+        }
+    }
+}
+
+impl Serving {
+    /// The answer of a read-only query over views and, in batch only, streams.
+    pub async fn sql(&self, text: &str, mode: Mode) -> Result<Answer, QueryError> {
+        let since = Instant::now();
+        let fenced = fence::fence(text, self.inner.parts.limits.sql_bytes)?;
+        let inner = Arc::clone(&self.inner);
+        self.run(async move { inner.sql(fenced, mode, since).await }).await
+    }
+}
+
+/// What the tables of a query stand for.
+struct Sources {
+    streams: Vec<String>,
+    queries_streams: bool,
+    class: Class,
+}
+
+impl Inner {
+    async fn sql(self: &Arc<Self>, fenced: Fenced, mode: Mode, since: Instant) -> Result<Answer, QueryError> {
+        let _turn = self.queries.acquire().await.expect("the semaphore is never closed");
+        let sources = self.sources(&fenced.tables)?;
+        let mode = match mode {
+            Mode::Merged if sources.queries_streams => Mode::BatchOnly,
+            Mode::SpeedOnly if sources.queries_streams => {
+                return Err(QueryError::StreamInSpeed(fenced.tables.join("\", \"")));
+            }
+            mode => mode,
+        };
+        let seam = self.close(&sources.streams, mode).await?;
+        let session = self.session(&seam, &fenced.tables).await?;
+        let plan = session.state().statement_to_plan(fenced.statement).await;
+        let plan = plan.map_err(|error| QueryError::from_datafusion(error, QueryError::Plan))?;
+        let only_reads = SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(false)
+            .with_allow_statements(false);
+        only_reads.verify_plan(&plan).map_err(QueryError::Plan)?;
+        let frame = DataFrame::new(session.state(), plan);
+        let schema = Arc::clone(frame.schema().inner());
+        let batches = self.collect(frame).await?;
+        let schema = batches.first().map_or(schema, RecordBatch::schema);
+        Ok(self.answer(schema, batches, &seam, sources.class, since))
+    }
+
+    fn sources(&self, tables: &[String]) -> Result<Sources, QueryError> {
+        let catalog = &self.parts.catalog;
+        let mut sources = Sources {
+            streams: Vec::new(),
+            queries_streams: false,
+            class: Class::Exact,
+        };
+        for table in tables {
+            if let Some(view) = catalog.view(table) {
+                self.streams_under(view, &mut sources.streams);
+                sources.class = sources.class.max(view.class);
+            } else if let Some(stream) = catalog.stream(table) {
+                if self.parts.archive.is_none() {
+                    return Err(QueryError::NoArchive(table.clone()));
+                }
+                sources.queries_streams = true;
+                if !sources.streams.contains(&stream.name) {
+                    sources.streams.push(stream.name.clone());
+                }
+            } else {
+                let views = catalog.views().iter().map(|view| view.name.clone());
+                let streams = catalog.streams().iter().map(|stream| stream.name.clone());
+                return Err(QueryError::UnknownTable {
+                    name: table.clone(),
+                    known: views.chain(streams).collect(),
+                });
+            }
+        }
+        Ok(sources)
+    }
+
+    /// A session that knows `tables` at `seam`, and can do nothing but compute.
+    pub(crate) async fn session(
+        self: &Arc<Self>,
+        seam: &Arc<Seam>,
+        tables: &[String],
+    ) -> Result<SessionContext, QueryError> {
+        let mut config = SessionConfig::new()
+            .with_target_partitions(1)
+            .with_information_schema(false);
+        config.options_mut().catalog.location = None;
+        let mut functions = SessionStateDefaults::default_scalar_functions();
+        functions.retain(|function| !MULTIPLYING_FUNCTIONS.contains(&function.name()));
+        functions.push(Arc::new(ScalarUDF::from(AsOf::new(seam.as_of()))));
+        let state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(Arc::clone(&self.runtime))
+            .with_expr_planners(SessionStateDefaults::default_expr_planners())
+            .with_scalar_functions(functions)
+            .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+            .with_window_functions(SessionStateDefaults::default_window_functions())
+            .build();
+        let session = SessionContext::new_with_state(state);
+        let needed = self.needed(tables);
+        for view in self.parts.catalog.views() {
+            if needed.contains(&view.name) {
+                self.register_view(&session, view, seam).await?;
+            }
+        }
+        for stream in self.parts.catalog.streams() {
+            if let Some(archive) = &self.parts.archive
+                && needed.contains(&stream.name)
+            {
+                let table = StreamTable {
+                    archive: archive.clone(),
+                    stream: Arc::clone(stream),
+                    seam: Arc::clone(seam),
+                };
+                register(&session, &stream.name, Arc::new(table))?;
+            }
+        }
+        Ok(session)
+    }
+
+    /// `tables` and the views below them.
+    fn needed(&self, tables: &[String]) -> Vec<String> {
+        let catalog = &self.parts.catalog;
+        let mut needed = tables.to_vec();
+        // Views stand after the views that they read: from the end, one pass finds everything.
+        for view in catalog.views().iter().rev() {
+            if needed.contains(&view.name) {
+                let below = view.reads.iter().filter(|name| catalog.view(name).is_some());
+                needed.extend(below.cloned());
+            }
+        }
+        needed
+    }
+
+    async fn register_view(
+        self: &Arc<Self>,
+        session: &SessionContext,
+        view: &Arc<View>,
+        seam: &Arc<Seam>,
+    ) -> Result<(), QueryError> {
+        match &view.kind {
+            ViewKind::Fold(fold) => {
+                let table = FoldTable {
+                    inner: Arc::clone(self),
+                    view: Arc::clone(view),
+                    fold: Arc::clone(fold),
+                    seam: Arc::clone(seam),
+                };
+                register(session, &view.name, Arc::new(table))
+            }
+            ViewKind::Derived { .. } => {
+                let frame = self.derived_frame(session, view, seam).await?;
+                register(session, &view.name, frame.into_view())
+            }
+        }
+    }
+
+    /// A view over views, planned over the tables of `session`, without what its retention hides.
+    pub(crate) async fn derived_frame(
+        self: &Arc<Self>,
+        session: &SessionContext,
+        view: &View,
+        seam: &Seam,
+    ) -> Result<DataFrame, QueryError> {
+        let ViewKind::Derived { sql } = &view.kind else {
+            unreachable!("a fold view is finished, not planned");
+        };
+        let plan = session.state().create_logical_plan(sql).await;
+        let plan = plan.map_err(|error| QueryError::from_datafusion(error, QueryError::Plan))?;
+        let frame = DataFrame::new(session.state(), plan);
+        let (Some((retention_ms, column)), Some(as_of)) = (&view.retention, seam.as_of()) else {
+            return Ok(frame);
+        };
+        let oldest = as_of.saturating_sub(retention_ms.saturating_mul(1000));
+        let window = Expr::Column(Column::new_unqualified(column));
+        let instant = cast(window.clone(), DataType::Timestamp(TimeUnit::Microsecond, None));
+        let oldest = lit(ScalarValue::TimestampMicrosecond(Some(oldest), None));
+        let young = instant.gt_eq(oldest).or(window.is_null());
+        frame.filter(young).map_err(QueryError::Plan)
+    }
+
+    /// Runs `frame`, within the bounds of an answer.
+    pub(crate) async fn collect(&self, frame: DataFrame) -> Result<Vec<RecordBatch>, QueryError> {
+        let limits = &self.parts.limits;
+        let failed = |error| QueryError::from_datafusion(error, QueryError::Run);
+        let mut stream = frame
+            .execute_stream()
+            .await
+            .map_err(|error| QueryError::from_datafusion(error, plan_or_run))?;
+        let (mut batches, mut rows, mut bytes) = (Vec::new(), 0, 0);
+        while let Some(batch) = stream.next().await {
+            let batch = batch.map_err(failed)?;
+            rows += batch.num_rows();
+            bytes += batch.get_array_memory_size();
+            if rows > limits.answer_rows {
+                let what = format!("{} rows", limits.answer_rows);
+                return Err(QueryError::TooLarge { what });
+            }
+            if bytes > limits.answer_bytes {
+                let what = format!("{} bytes", limits.answer_bytes);
+                return Err(QueryError::TooLarge { what });
+            }
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+}
+
+/// Planning goes on until the first row is asked for, and constants are computed while planning.
+fn plan_or_run(error: DataFusionError) -> QueryError {
+    match error.find_root() {
+        DataFusionError::Plan(_) | DataFusionError::SchemaError(..) | DataFusionError::NotImplemented(_) => {
+            QueryError::Plan(error)
+        }
+        _ => QueryError::Run(error),
+    }
+}
+
+fn register(
+    session: &SessionContext,
+    name: &str,
+    table: Arc<dyn datafusion::catalog::TableProvider>,
+) -> Result<(), QueryError> {
+    let reference = datafusion::common::TableReference::bare(name);
+    session.register_table(reference, table).map_err(QueryError::Plan)?;
+    Ok(())
+}

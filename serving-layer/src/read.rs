@@ -1,0 +1,475 @@
+//! Rows of a view by key and range, without SQL: `product_id=B001&day=gte.2024-01-01&order=day.desc&limit=50`.
+//!
+//! Equality on key columns is looked up in the partials, so that a point read finishes a handful of rows; everything
+//! is then evaluated once more on the finished rows, with the literals cast to the columns' types.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, Scalar, StringArray, UInt32Array};
+use arrow::compute::kernels::cmp;
+use arrow::compute::{
+    CastOptions, SortColumn, SortOptions, and_kleene, cast_with_options, concat_batches, filter_record_batch,
+    is_not_null, is_null, lexsort_to_indices, like, or_kleene, take_record_batch,
+};
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::error::ArrowError;
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{Expr, lit};
+use foldline_sql::{Fold, View, ViewKind};
+
+use crate::coverage::type_name;
+use crate::merge::Keys;
+use crate::query::QueryError;
+use crate::seam::{Mode, Seam};
+use crate::serving::{Answer, Inner, Serving};
+
+/// Rows of an answer when nobody says how many.
+pub const LIMIT_DEFAULT: usize = 100;
+/// Most values of one `in.(...)`.
+const VALUES_MAX: usize = 1000;
+
+/// How a column is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operator {
+    /// `eq.`, or nothing.
+    Eq,
+    /// `neq.`
+    Neq,
+    /// `gt.`
+    Gt,
+    /// `gte.`
+    Gte,
+    /// `lt.`
+    Lt,
+    /// `lte.`
+    Lte,
+    /// `in.(a,b)`
+    In,
+    /// `like.`, with `%` and `_` (or `*` for `%`)
+    Like,
+    /// `is.null`
+    IsNull,
+    /// `not.is.null`
+    IsNotNull,
+}
+
+/// A condition on one column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    /// Column.
+    pub column: String,
+    /// Operator.
+    pub operator: Operator,
+    /// Operand as text; for [`Operator::In`], what stands between the parentheses.
+    pub value: String,
+}
+
+impl Filter {
+    /// Reads `value` of `column=value`: an operator, a dot and an operand. What does not begin with an operator is
+    /// compared as it stands.
+    pub fn parse(column: &str, value: &str) -> Self {
+        let filter = |operator, value: &str| Self {
+            column: column.to_owned(),
+            operator,
+            value: value.to_owned(),
+        };
+        match value {
+            "is.null" => return filter(Operator::IsNull, ""),
+            "not.is.null" => return filter(Operator::IsNotNull, ""),
+            _ => {}
+        }
+        let Some((operator, operand)) = value.split_once('.') else {
+            return filter(Operator::Eq, value);
+        };
+        match operator {
+            "eq" => filter(Operator::Eq, operand),
+            "neq" => filter(Operator::Neq, operand),
+            "gt" => filter(Operator::Gt, operand),
+            "gte" => filter(Operator::Gte, operand),
+            "lt" => filter(Operator::Lt, operand),
+            "lte" => filter(Operator::Lte, operand),
+            "like" => filter(Operator::Like, operand),
+            "in" => match operand.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')) {
+                Some(list) => filter(Operator::In, list),
+                None => filter(Operator::Eq, value),
+            },
+            _ => filter(Operator::Eq, value),
+        }
+    }
+}
+
+/// One column of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sort {
+    /// Column.
+    pub column: String,
+    /// Largest first.
+    pub descending: bool,
+    /// NULL before everything. As in PostgreSQL, that is the default where `descending`.
+    pub nulls_first: bool,
+}
+
+impl Sort {
+    /// Reads `order=col.desc,col2`.
+    pub fn parse(order: &str) -> Result<Vec<Self>, QueryError> {
+        let mut sorts = Vec::new();
+        for item in order.split(',').filter(|item| !item.is_empty()) {
+            let mut words: Vec<&str> = item.split('.').collect();
+            let nulls_first = match words.last() {
+                Some(&"nullsfirst") => Some(true),
+                Some(&"nullslast") => Some(false),
+                _ => None,
+            };
+            if nulls_first.is_some() {
+                words.pop();
+            }
+            let descending = match words.last() {
+                Some(&"desc") => Some(true),
+                Some(&"asc") => Some(false),
+                _ => None,
+            };
+            if descending.is_some() {
+                words.pop();
+            }
+            let column = words.join(".");
+            if column.is_empty() {
+                return Err(QueryError::BadParameter {
+                    parameter: "order",
+                    reason: format!("\"{item}\" names no column; write order=column.desc,other"),
+                });
+            }
+            let descending = descending.unwrap_or(false);
+            sorts.push(Self {
+                column,
+                descending,
+                nulls_first: nulls_first.unwrap_or(descending),
+            });
+        }
+        Ok(sorts)
+    }
+}
+
+/// Which rows of a view.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReadRequest {
+    /// Conditions, all of which hold.
+    pub filters: Vec<Filter>,
+    /// Order; without it rows come in key order.
+    pub order: Vec<Sort>,
+    /// Most rows; [`LIMIT_DEFAULT`] where it is not said.
+    pub limit: Option<usize>,
+    /// Rows to leave out at the beginning.
+    pub offset: usize,
+    /// Columns; all of them where it is not said.
+    pub columns: Option<Vec<String>>,
+}
+
+impl Serving {
+    /// Rows of `view`.
+    pub async fn read_view(&self, view: &str, request: ReadRequest, mode: Mode) -> Result<Answer, QueryError> {
+        let since = Instant::now();
+        let inner = Arc::clone(&self.inner);
+        let view = inner.view(view)?;
+        self.run(async move { inner.read_view(&view, &request, mode, since).await })
+            .await
+    }
+}
+
+impl Inner {
+    /// The view called `name`; else an error that lists those that exist.
+    pub(crate) fn view(&self, name: &str) -> Result<Arc<View>, QueryError> {
+        let catalog = &self.parts.catalog;
+        let view = catalog.view(name).cloned();
+        view.ok_or_else(|| QueryError::UnknownView {
+            name: name.to_owned(),
+            known: catalog.views().iter().map(|view| view.name.clone()).collect(),
+        })
+    }
+
+    async fn read_view(
+        self: &Arc<Self>,
+        view: &Arc<View>,
+        request: &ReadRequest,
+        mode: Mode,
+        since: Instant,
+    ) -> Result<Answer, QueryError> {
+        let conditions = conditions(view, &request.filters)?;
+        let plan = Shape::of(view, request, self.parts.limits.answer_rows)?;
+        let mut streams = Vec::new();
+        self.streams_under(view, &mut streams);
+        let seam = self.close(&streams, mode).await?;
+        let rows = match &view.kind {
+            ViewKind::Fold(fold) => {
+                let keys = keys(fold, &conditions);
+                self.rows_of(view, fold, &seam, &keys).await?
+            }
+            ViewKind::Derived { .. } => self.derived_rows(view, &seam, &conditions).await?,
+        };
+        let rows = plan.apply(rows, &conditions).map_err(QueryError::Columns)?;
+        Ok(self.answer(rows.schema(), vec![rows], &seam, view.class, since))
+    }
+
+    /// The rows of a view over views. Equalities are handed to the planner; it knows how far down they may go.
+    async fn derived_rows(
+        self: &Arc<Self>,
+        view: &Arc<View>,
+        seam: &Arc<Seam>,
+        conditions: &[Condition],
+    ) -> Result<RecordBatch, QueryError> {
+        let session = self.session(seam, &view.reads).await?;
+        let mut frame = self.derived_frame(&session, view, seam).await?;
+        for condition in conditions {
+            if let Some(expression) = condition.expression() {
+                frame = frame.filter(expression).map_err(QueryError::Plan)?;
+            }
+        }
+        let schema: SchemaRef = Arc::clone(frame.schema().inner());
+        let batches = self.collect(frame).await?;
+        concat_batches(&schema, &batches).map_err(QueryError::Columns)
+    }
+}
+
+/// A filter with its operands in the type of the column.
+struct Condition {
+    index: usize,
+    column: String,
+    operator: Operator,
+    values: Vec<ArrayRef>,
+}
+
+fn conditions(view: &View, filters: &[Filter]) -> Result<Vec<Condition>, QueryError> {
+    let mut conditions = Vec::with_capacity(filters.len());
+    for filter in filters {
+        let index = column_index(view, &filter.column)?;
+        let data_type = view.schema.field(index).data_type();
+        let values = match filter.operator {
+            Operator::IsNull | Operator::IsNotNull => Vec::new(),
+            Operator::Like => vec![pattern(filter, data_type)?],
+            Operator::In => {
+                let literals = split_list(&filter.value);
+                if literals.len() > VALUES_MAX {
+                    return Err(bad_value(filter, data_type, &format!("more than {VALUES_MAX} values")));
+                }
+                let typed = literals.iter().map(|literal| typed(filter, literal, data_type));
+                typed.collect::<Result<_, _>>()?
+            }
+            _ => vec![typed(filter, &filter.value, data_type)?],
+        };
+        conditions.push(Condition {
+            index,
+            column: filter.column.clone(),
+            operator: filter.operator,
+            values,
+        });
+    }
+    Ok(conditions)
+}
+
+fn column_index(view: &View, column: &str) -> Result<usize, QueryError> {
+    view.schema.index_of(column).map_err(|_| QueryError::UnknownColumn {
+        view: view.name.clone(),
+        column: column.to_owned(),
+        valid: view.schema.fields().iter().map(|field| field.name().clone()).collect(),
+    })
+}
+
+fn bad_value(filter: &Filter, data_type: &DataType, reason: &str) -> QueryError {
+    QueryError::BadValue {
+        column: filter.column.clone(),
+        data_type: type_name(data_type),
+        value: filter.value.clone(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// `literal` as one value of `data_type`; never rounded or cut off: then it would match what it is not.
+fn typed(filter: &Filter, literal: &str, data_type: &DataType) -> Result<ArrayRef, QueryError> {
+    let bad = |reason: &str| bad_value(filter, data_type, reason);
+    match data_type {
+        DataType::Decimal128(_, scale) | DataType::Decimal256(_, scale) => {
+            let decimals = literal.split_once('.').map_or("", |(_, decimals)| decimals);
+            if decimals.trim_end_matches('0').len() > usize::try_from(*scale).unwrap_or(0) {
+                return Err(bad("it has more digits after the point than the column"));
+            }
+        }
+        DataType::Date32 if literal.len() != 10 => return Err(bad("write a date as 2024-01-31")),
+        _ => {}
+    }
+    let text: ArrayRef = Arc::new(StringArray::from(vec![literal]));
+    let options = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
+    cast_with_options(&text, data_type, &options).map_err(|error| bad(&error.to_string()))
+}
+
+fn pattern(filter: &Filter, data_type: &DataType) -> Result<ArrayRef, QueryError> {
+    if !matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) {
+        return Err(bad_value(filter, data_type, "like needs a column of text"));
+    }
+    typed(filter, &filter.value.replace('*', "%"), data_type)
+}
+
+/// Splits what stands between the parentheses of `in.(...)`; values with commas stand in double quotes.
+fn split_list(list: &str) -> Vec<String> {
+    let mut values = vec![String::new()];
+    let mut quoted = false;
+    let mut characters = list.chars();
+    while let Some(character) = characters.next() {
+        let last = values.last_mut().expect("there is always a last value");
+        match character {
+            '"' => quoted = !quoted,
+            '\\' if quoted => last.extend(characters.next()),
+            ',' if !quoted => values.push(String::new()),
+            other => last.push(other),
+        }
+    }
+    values
+}
+
+impl Condition {
+    /// Rows of `rows` where it holds.
+    fn evaluate(&self, rows: &RecordBatch) -> Result<BooleanArray, ArrowError> {
+        let column = rows.column(self.index);
+        let scalar = |value: &ArrayRef| Scalar::new(Arc::clone(value));
+        let by = |kernel: fn(&dyn arrow::array::Datum, &dyn arrow::array::Datum) -> Result<BooleanArray, ArrowError>| {
+            let value = self.values.first().expect("a comparison has an operand");
+            kernel(column, &scalar(value))
+        };
+        match self.operator {
+            Operator::Eq => by(cmp::eq),
+            Operator::Neq => by(cmp::neq),
+            Operator::Gt => by(cmp::gt),
+            Operator::Gte => by(cmp::gt_eq),
+            Operator::Lt => by(cmp::lt),
+            Operator::Lte => by(cmp::lt_eq),
+            Operator::Like => by(like),
+            Operator::IsNull => is_null(column),
+            Operator::IsNotNull => is_not_null(column),
+            Operator::In => {
+                let mut any = BooleanArray::from(vec![false; rows.num_rows()]);
+                for value in &self.values {
+                    any = or_kleene(&any, &cmp::eq(column, &scalar(value))?)?;
+                }
+                Ok(any)
+            }
+        }
+    }
+
+    /// The values that the column is equal to, where that is what the condition says. Not for doubles: they have equal
+    /// values of different bytes.
+    fn equals(&self) -> Option<&[ArrayRef]> {
+        let float = self.values.first().is_some_and(|value| value.data_type().is_floating());
+        (matches!(self.operator, Operator::Eq | Operator::In) && !float).then_some(&self.values)
+    }
+
+    /// The same for the planner, for equalities.
+    fn expression(&self) -> Option<Expr> {
+        let values = self.equals()?;
+        let scalars = values.iter().map(|value| ScalarValue::try_from_array(value, 0));
+        let scalars: Vec<Expr> = scalars.map(|scalar| scalar.map(lit)).collect::<Result<_, _>>().ok()?;
+        let column = Expr::Column(datafusion::common::Column::new_unqualified(self.column.clone()));
+        Some(column.in_list(scalars, false))
+    }
+}
+
+/// The key columns that the conditions fix.
+fn keys(fold: &Fold, conditions: &[Condition]) -> Keys {
+    let mut columns = Vec::new();
+    for condition in conditions {
+        let (Some(values), Some(position)) = (condition.equals(), fold.key_of_output(&condition.column)) else {
+            continue;
+        };
+        let key_type = fold.state_schema().field(position).data_type();
+        if values.iter().all(|value| value.data_type() == key_type) {
+            columns.push((position, values.to_vec()));
+        }
+    }
+    Keys::any_of(columns)
+}
+
+/// Order, bounds and columns of an answer.
+struct Shape {
+    order: Vec<(usize, SortOptions)>,
+    offset: usize,
+    limit: usize,
+    columns: Option<Vec<usize>>,
+}
+
+impl Shape {
+    fn of(view: &View, request: &ReadRequest, rows_max: usize) -> Result<Self, QueryError> {
+        let limit = request.limit.unwrap_or(LIMIT_DEFAULT.min(rows_max));
+        if limit > rows_max {
+            return Err(QueryError::BadParameter {
+                parameter: "limit",
+                reason: format!("{limit} is more than {rows_max}; read in pages with offset"),
+            });
+        }
+        let mut order = Vec::with_capacity(request.order.len());
+        for sort in &request.order {
+            let index = column_index(view, &sort.column)?;
+            if view.schema.field(index).data_type().is_nested() {
+                return Err(QueryError::BadParameter {
+                    parameter: "order",
+                    reason: format!("column \"{}\" is a list or struct and has no order", sort.column),
+                });
+            }
+            let options = SortOptions {
+                descending: sort.descending,
+                nulls_first: sort.nulls_first,
+            };
+            order.push((index, options));
+        }
+        let indexes = |columns: &Vec<String>| columns.iter().map(|column| column_index(view, column)).collect();
+        Ok(Self {
+            order,
+            offset: request.offset,
+            limit,
+            columns: request.columns.as_ref().map(indexes).transpose()?,
+        })
+    }
+
+    fn apply(&self, mut rows: RecordBatch, conditions: &[Condition]) -> Result<RecordBatch, ArrowError> {
+        let mut kept: Option<BooleanArray> = None;
+        for condition in conditions {
+            let holds = condition.evaluate(&rows)?;
+            kept = Some(match kept {
+                Some(kept) => and_kleene(&kept, &holds)?,
+                None => holds,
+            });
+        }
+        if let Some(kept) = kept {
+            rows = filter_record_batch(&rows, &kept)?;
+        }
+        if !self.order.is_empty() {
+            rows = self.sorted(&rows)?;
+        }
+        let offset = self.offset.min(rows.num_rows());
+        rows = rows.slice(offset, self.limit.min(rows.num_rows() - offset));
+        if let Some(columns) = &self.columns {
+            rows = rows.project(columns)?;
+        }
+        Ok(rows)
+    }
+
+    /// Rows that are equal in the order stay in key order: the answer depends on nothing else.
+    fn sorted(&self, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+        let mut columns: Vec<SortColumn> = Vec::with_capacity(self.order.len() + 1);
+        for (index, options) in &self.order {
+            columns.push(SortColumn {
+                values: Arc::clone(rows.column(*index)),
+                options: Some(*options),
+            });
+        }
+        let count = u32::try_from(rows.num_rows())
+            .map_err(|_| ArrowError::ComputeError("more rows than can be sorted".to_owned()))?;
+        columns.push(SortColumn {
+            values: Arc::new(UInt32Array::from_iter_values(0..count)),
+            options: None,
+        });
+        let end = self.offset.saturating_add(self.limit);
+        let indices = lexsort_to_indices(&columns, Some(end))?;
+        take_record_batch(rows, &indices)
+    }
+}
