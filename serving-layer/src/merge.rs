@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef};
+use arrow::array::ArrayRef;
 use datafusion::common::ScalarValue;
 use foldline_batch_layer::{GenerationError, Generations};
 use foldline_sql::{Fold, FoldError, Partial, View};

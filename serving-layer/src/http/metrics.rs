@@ -1,0 +1,177 @@
+//! What Prometheus scrapes: how questions were answered, and the status as gauges.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use super::views::{BROKEN, ViewInfo};
+use crate::status::Status;
+
+type Labels = Vec<(&'static str, String)>;
+type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
+
+/// Where a question came in.
+#[derive(Debug, Clone, Copy)]
+pub enum Way {
+    /// `GET /v1/views/{view}`.
+    View,
+    /// `POST /v1/query`.
+    Query,
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::View => "view",
+            Self::Query => "query",
+        }
+    }
+}
+
+/// Counters of the questions answered.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    questions: Family<Labels, Counter>,
+    seconds: Family<Labels, Histogram>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Nothing answered yet.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("foldline");
+        let questions = Family::default();
+        // 0.5 ms to 65 s.
+        let seconds = Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0005, 2.0, 18)));
+        registry.register("questions", "Questions answered, by way and outcome", questions.clone());
+        registry.register("answer_seconds", "Time that answers took, by way", seconds.clone());
+        Self {
+            registry,
+            questions,
+            seconds,
+        }
+    }
+
+    /// Counts a question.
+    pub fn answered(&self, way: Way, answered: bool, elapsed: Duration) {
+        let outcome = if answered { "answered" } else { "failed" };
+        let labels = vec![("way", way.name().to_owned()), ("outcome", outcome.to_owned())];
+        self.questions.get_or_create(&labels).inc();
+        let seconds = self.seconds.get_or_create(&vec![("way", way.name().to_owned())]);
+        seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// Everything, as text.
+    pub(super) fn encode(&self, status: &Status, views: &[ViewInfo]) -> String {
+        let mut text = String::new();
+        let shown = gauges(status, views);
+        // Writing into a String does not fail.
+        let _ = encode_registry(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &shown);
+        let _ = encode_eof(&mut text);
+        text
+    }
+}
+
+struct Shown {
+    registry: Registry,
+}
+
+impl Shown {
+    fn gauge(&mut self, name: &str, help: &str) -> Gauges {
+        let gauges = Gauges::default();
+        self.registry.register(name, help, gauges.clone());
+        gauges
+    }
+}
+
+fn gauges(status: &Status, views: &[ViewInfo]) -> Registry {
+    let mut shown = Shown {
+        registry: Registry::with_prefix("foldline"),
+    };
+    partitions(&mut shown, status);
+    generations(&mut shown, status);
+    let freshness = shown.gauge("freshness_seconds", "Seconds up to which everything is in a view's answers");
+    let broken = shown.gauge("view_broken", "1 where a view's seam is open or its state cannot be read");
+    for view in views {
+        let labels = vec![("view", view.name.clone())];
+        broken.get_or_create(&labels).set(f64::from(u8::from(view.state == BROKEN)));
+        if let Some(seconds) = view.coverage.as_ref().and_then(|coverage| coverage.freshness_seconds) {
+            freshness.get_or_create(&labels).set(seconds);
+        }
+    }
+    let memory = shown.gauge("memory_bytes", "Bytes held, by holder");
+    for holder in &status.memory {
+        let labels = vec![("holder", holder.name.clone())];
+        memory.get_or_create(&labels).set(holder.bytes as f64);
+    }
+    let problems = shown.gauge("problems", "Reasons for not being ready");
+    let reasons = status.reasons().len() + views.iter().filter(|view| view.state == BROKEN).count();
+    problems.get_or_create(&Vec::new()).set(reasons as f64);
+    shown.registry
+}
+
+fn partitions(shown: &mut Shown, status: &Status) {
+    let end = shown.gauge("log_end_offset", "Offset that the next record gets");
+    let lag = shown.gauge("lag_records", "Records of the log that are not folded yet");
+    let lag_seconds = shown.gauge("lag_seconds", "Seconds since the time up to which everything is folded");
+    let folded = shown.gauge("speed_until_offset", "Next offset to fold");
+    let archived = shown.gauge("archived_until_offset", "Next offset to archive");
+    let events = shown.gauge("speed_events", "Events folded since the start");
+    let bytes = shown.gauge("speed_bytes", "Bytes that the partials of a partition hold");
+    let segments = shown.gauge("speed_segments", "Segments of a partition");
+    let stopped = shown.gauge("stopped", "1 where a layer stands still");
+    for stream in &status.streams {
+        for partition in &stream.partitions {
+            let labels: Labels = vec![
+                ("topic", stream.topic.clone()),
+                ("partition", partition.partition.to_string()),
+            ];
+            let set = |gauges: &Gauges, value: Option<f64>| {
+                if let Some(value) = value {
+                    gauges.get_or_create(&labels).set(value);
+                }
+            };
+            set(&end, Some(partition.end as f64));
+            set(&lag, partition.lag.map(|lag| lag as f64));
+            set(&lag_seconds, partition.lag_seconds);
+            set(&folded, partition.speed_until.map(|until| until as f64));
+            set(&archived, partition.archived_until.map(|until| until as f64));
+            set(&events, partition.events.map(|events| events as f64));
+            set(&bytes, partition.bytes.map(|bytes| bytes as f64));
+            set(&segments, partition.segments.map(|segments| segments as f64));
+            for (layer, reason) in [("speed", &partition.speed_stopped), ("archive", &partition.archive_stopped)] {
+                let mut labels = labels.clone();
+                labels.push(("layer", layer.to_owned()));
+                stopped.get_or_create(&labels).set(f64::from(u8::from(reason.is_some())));
+            }
+        }
+    }
+}
+
+fn generations(shown: &mut Shown, status: &Status) {
+    let number = shown.gauge("generation", "Number of the current generation");
+    let age = shown.gauge("generation_age_seconds", "Seconds since the current generation was published");
+    let Some(current) = status.generations.iter().find(|generation| generation.current) else {
+        return;
+    };
+    number.get_or_create(&Vec::new()).set(current.number as f64);
+    let published = current.published.as_deref().and_then(|published| DateTime::parse_from_rfc3339(published).ok());
+    if let Some(published) = published {
+        let seconds = (Utc::now() - published.with_timezone(&Utc)).num_milliseconds() as f64 / 1000.0;
+        age.get_or_create(&Vec::new()).set(seconds.max(0.0));
+    }
+}

@@ -1,0 +1,138 @@
+//! What the platform says about itself. The binary fills it in; `/v1/status`, the page and `/metrics` show it.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Gives the status of the whole process. Called for every request that shows it: no IO, no long lock.
+pub trait StatusSource: Send + Sync + std::fmt::Debug {
+    /// The status now.
+    fn status(&self) -> Status;
+}
+
+/// The whole process at one moment. Times are RFC 3339 in UTC.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Version of foldline.
+    pub version: String,
+    /// When the process started.
+    pub started: Option<String>,
+    /// Streams, in the order of their declaration.
+    pub streams: Vec<StreamStatus>,
+    /// Stored generations, newest first.
+    pub generations: Vec<GenerationStatus>,
+    /// The batch layer.
+    pub batch: BatchStatus,
+    /// Who holds how much memory.
+    pub memory: Vec<MemoryStatus>,
+    /// What keeps the platform from being ready beside open seams and stopped partitions: a damaged file, an audit
+    /// that failed. Each says what is wrong and what to do.
+    pub problems: Vec<String>,
+}
+
+/// A stream.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct StreamStatus {
+    /// Name in SQL.
+    pub name: String,
+    /// Topic in the log.
+    pub topic: String,
+    /// Incarnation of the topic.
+    pub incarnation: String,
+    /// Partitions, in order.
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// A partition.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PartitionStatus {
+    /// Number, from 0.
+    pub partition: u32,
+    /// First offset that the log still holds.
+    pub earliest: u64,
+    /// Offset that the next record gets.
+    pub end: u64,
+    /// Next offset to archive.
+    pub archived_until: Option<u64>,
+    /// Every record before this is archived.
+    pub archived_to: Option<String>,
+    /// Why the archive stands still, if it does.
+    pub archive_stopped: Option<String>,
+    /// Next offset to fold.
+    pub speed_until: Option<u64>,
+    /// Every record before this is folded.
+    pub folded_to: Option<String>,
+    /// Records of the log that are not folded yet.
+    pub lag: Option<u64>,
+    /// Seconds from `folded_to` until now.
+    pub lag_seconds: Option<f64>,
+    /// Segments.
+    pub segments: Option<u64>,
+    /// Bytes that its partials hold.
+    pub bytes: Option<u64>,
+    /// Events folded since the start.
+    pub events: Option<u64>,
+    /// Why speed stands still, if it does.
+    pub speed_stopped: Option<String>,
+}
+
+/// A generation.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct GenerationStatus {
+    /// Its number.
+    pub number: u64,
+    /// `incremental`, `full` or `rollback`.
+    pub kind: String,
+    /// When it was published.
+    pub published: Option<String>,
+    /// The tick that it was cut at.
+    pub cut_at: Option<String>,
+    /// Whether it is the current one.
+    pub current: bool,
+    /// Whether it is readable.
+    pub readable: bool,
+    /// Whether it is pinned.
+    pub pinned: bool,
+}
+
+/// The batch layer.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BatchStatus {
+    /// When the next run is due.
+    pub next_run: Option<String>,
+    /// What a run under way is doing, if there is one.
+    pub running: Option<String>,
+    /// When the last run ended.
+    pub last_run: Option<String>,
+    /// Why the last run failed, if it did.
+    pub last_error: Option<String>,
+}
+
+/// A holder of memory.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MemoryStatus {
+    /// Who.
+    pub name: String,
+    /// Bytes held.
+    pub bytes: u64,
+    /// Its budget, if it has one.
+    pub bytes_max: Option<u64>,
+}
+
+impl Status {
+    /// Every reason for not being ready that the status knows of.
+    pub fn reasons(&self) -> Vec<String> {
+        let mut reasons = self.problems.clone();
+        for stream in &self.streams {
+            for partition in &stream.partitions {
+                let name = format!("{}/{}", stream.topic, partition.partition);
+                if let Some(stopped) = &partition.speed_stopped {
+                    reasons.push(format!("speed stands still in {name}: {stopped}"));
+                }
+                if let Some(stopped) = &partition.archive_stopped {
+                    reasons.push(format!("the archive stands still in {name}: {stopped}"));
+                }
+            }
+        }
+        reasons
+    }
+}
