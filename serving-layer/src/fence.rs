@@ -10,9 +10,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::resolve::resolve_table_references;
-use datafusion::sql::sqlparser::ast::{
-    Query, Select, SetExpr, Statement as SqlStatement, TableFactor, Visit, Visitor,
-};
+use datafusion::sql::sqlparser::ast::{Query, Select, SetExpr, Statement as SqlStatement, TableFactor, Visit, Visitor};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
@@ -108,12 +106,32 @@ pub fn fence(text: &str, bytes_max: usize) -> Result<Fenced, Refused> {
 /// Bounds the depth of what the parser will build. Dropping a tree recurses, and nothing protects that.
 fn check_size(tokens: &[Token]) -> Result<(), Refused> {
     const CHAINING: &[&str] = &[
-        "AND", "OR", "NOT", "IS", "LIKE", "ILIKE", "BETWEEN", "UNION", "INTERSECT", "EXCEPT", "JOIN", "COLLATE", "AT",
-        "IN", "XOR", "OVERLAPS", "SIMILAR", "REGEXP", "RLIKE", "DIV",
+        "AND",
+        "OR",
+        "NOT",
+        "IS",
+        "LIKE",
+        "ILIKE",
+        "BETWEEN",
+        "UNION",
+        "INTERSECT",
+        "EXCEPT",
+        "JOIN",
+        "COLLATE",
+        "AT",
+        "IN",
+        "XOR",
+        "OVERLAPS",
+        "SIMILAR",
+        "REGEXP",
+        "RLIKE",
+        "DIV",
     ];
     let chains = |token: &&Token| match token {
         Token::Whitespace(_) | Token::Comma | Token::Number(..) | Token::Period | Token::RParen => false,
-        Token::Word(word) => CHAINING.iter().any(|chaining| word.value.eq_ignore_ascii_case(chaining)),
+        Token::Word(word) => CHAINING
+            .iter()
+            .any(|chaining| word.value.eq_ignore_ascii_case(chaining)),
         Token::SingleQuotedString(_) | Token::EOF | Token::SemiColon => false,
         _ => true,
     };
@@ -137,7 +155,10 @@ fn check_statement(statement: &Statement) -> Result<(), Refused> {
             Statement::Statement(inner) if matches!(inner.as_ref(), SqlStatement::Query(_)) => {
                 check_statement(&explain.statement)
             }
-            other => Err(Refused::NotAQuery(format!("EXPLAIN {}", first_words(&other.to_string())))),
+            other => Err(Refused::NotAQuery(format!(
+                "EXPLAIN {}",
+                first_words(&other.to_string())
+            ))),
         },
         other => Err(Refused::NotAQuery(first_words(&other.to_string()))),
     }

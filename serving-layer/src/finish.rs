@@ -65,7 +65,10 @@ fn kept_windows(rows: &RecordBatch, column: &str, oldest: i64) -> Result<Boolean
         .column_by_name(column)
         .ok_or_else(|| ArrowError::SchemaError("there is no such column in the answer".to_owned()))?;
     if !matches!(windows.data_type(), DataType::Date32 | DataType::Timestamp(_, _)) {
-        return Err(ArrowError::SchemaError(format!("it is of type {}", windows.data_type())));
+        return Err(ArrowError::SchemaError(format!(
+            "it is of type {}",
+            windows.data_type()
+        )));
     }
     // Through a plain timestamp: what matters is the instant, and a date is its midnight in UTC.
     let instants = cast(windows, &DataType::Timestamp(TimeUnit::Microsecond, None))?;

@@ -1,5 +1,6 @@
 //! Read-only SQL over the views, all at one closed seam.
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use arrow::error::ArrowError;
 use datafusion::common::{Column, ScalarValue};
 use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
-use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
+use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::SQLOptions;
 use datafusion::logical_expr::{Expr, ScalarUDF, cast, lit};
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -260,20 +261,18 @@ impl Inner {
         seam: &Arc<Seam>,
         tables: &[String],
     ) -> Result<SessionContext, QueryError> {
-        let mut config = SessionConfig::new()
-            .with_target_partitions(1)
-            .with_information_schema(false);
-        config.options_mut().catalog.location = None;
-        let mut functions = SessionStateDefaults::default_scalar_functions();
+        // The session in which views were compiled, so that a view over views means here what it means there; without
+        // all that could reach a file, or make much out of little.
+        let state = foldline_sql::session_context(SessionConfig::new()).state();
+        let mut functions: Vec<_> = state.scalar_functions().values().cloned().collect();
         functions.retain(|function| !MULTIPLYING_FUNCTIONS.contains(&function.name()));
         functions.push(Arc::new(ScalarUDF::from(AsOf::new(seam.as_of()))));
-        let state = SessionStateBuilder::new()
-            .with_config(config)
+        let state = SessionStateBuilder::new_from_existing(state)
             .with_runtime_env(Arc::clone(&self.runtime))
-            .with_expr_planners(SessionStateDefaults::default_expr_planners())
             .with_scalar_functions(functions)
-            .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
-            .with_window_functions(SessionStateDefaults::default_window_functions())
+            .with_table_function_list(Vec::new())
+            .with_table_factories(HashMap::new())
+            .with_file_formats(Vec::new())
             .build();
         let session = SessionContext::new_with_state(state);
         let needed = self.needed(tables);

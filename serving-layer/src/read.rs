@@ -333,10 +333,11 @@ impl Condition {
     fn evaluate(&self, rows: &RecordBatch) -> Result<BooleanArray, ArrowError> {
         let column = rows.column(self.index);
         let scalar = |value: &ArrayRef| Scalar::new(Arc::clone(value));
-        let by = |kernel: fn(&dyn arrow::array::Datum, &dyn arrow::array::Datum) -> Result<BooleanArray, ArrowError>| {
-            let value = self.values.first().expect("a comparison has an operand");
-            kernel(column, &scalar(value))
-        };
+        let by =
+            |kernel: fn(&dyn arrow::array::Datum, &dyn arrow::array::Datum) -> Result<BooleanArray, ArrowError>| {
+                let value = self.values.first().expect("a comparison has an operand");
+                kernel(column, &scalar(value))
+            };
         match self.operator {
             Operator::Eq => by(cmp::eq),
             Operator::Neq => by(cmp::neq),

@@ -225,7 +225,11 @@ impl fmt::Display for SeamError {
                 write!(formatter, "{} {partition}: {gap}", if index == 0 { "" } else { "," })?;
             }
             if tried.gaps.len() > GAPS_LISTED_MAX {
-                write!(formatter, ", and {} more partitions", tried.gaps.len() - GAPS_LISTED_MAX)?;
+                write!(
+                    formatter,
+                    ", and {} more partitions",
+                    tried.gaps.len() - GAPS_LISTED_MAX
+                )?;
             }
         }
         Ok(())
@@ -372,11 +376,7 @@ fn start_of(generation: Option<&Arc<Generation>>, place: &Place) -> Result<(Offs
     }
 }
 
-fn close_partition(
-    generation: Option<&Arc<Generation>>,
-    snapshot: &Snapshot,
-    place: &Place,
-) -> Result<Closed, Gap> {
+fn close_partition(generation: Option<&Arc<Generation>>, snapshot: &Snapshot, place: &Place) -> Result<Closed, Gap> {
     let (cut, cut_event_time) = start_of(generation, place)?;
     let Some(view) = snapshot.partitions.get(&place.partition) else {
         let other_life = |partition: &&TopicPartition| {
@@ -429,7 +429,9 @@ fn chain(segments: &[Arc<Segment>], cut: Offset, until: Offset) -> Result<Vec<Ar
                 cut,
                 reached,
                 before: Some(offsets.clone()),
-                after: segments.get(index + 1).map_or(until..until, |next| next.offsets.clone()),
+                after: segments
+                    .get(index + 1)
+                    .map_or(until..until, |next| next.offsets.clone()),
             },
             _ => Gap::Hole {
                 cut,

@@ -290,13 +290,7 @@ impl Inner {
         Ok(rows)
     }
 
-    async fn finish_rows(
-        &self,
-        view: &View,
-        fold: &Fold,
-        seam: &Seam,
-        keys: &Keys,
-    ) -> Result<RecordBatch, QueryError> {
+    async fn finish_rows(&self, view: &View, fold: &Fold, seam: &Seam, keys: &Keys) -> Result<RecordBatch, QueryError> {
         let partials = merge::gather(view, fold, seam, &self.parts.generations, keys).await?;
         Ok(finish::finish(view, fold, &partials, seam.as_of()).await?)
     }

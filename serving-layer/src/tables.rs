@@ -214,7 +214,11 @@ fn project(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
         columns.push(Arc::clone(column));
     }
     let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+    Ok(RecordBatch::try_new_with_options(
+        Arc::clone(schema),
+        columns,
+        &options,
+    )?)
 }
 
 /// `as_of()`: the largest event time that the answer covers.

@@ -70,7 +70,9 @@ impl Format {
         for range in accepted.split(',') {
             let mut parts = range.split(';').map(str::trim);
             let media = parts.next().unwrap_or_default().to_ascii_lowercase();
-            let quality = parts.find_map(|part| part.strip_prefix("q=")).and_then(|q| q.parse().ok());
+            let quality = parts
+                .find_map(|part| part.strip_prefix("q="))
+                .and_then(|q| q.parse().ok());
             let quality: f32 = quality.unwrap_or(1.0);
             let Some(format) = Self::of_media_type(&media) else {
                 continue;
@@ -90,7 +92,10 @@ impl Format {
             "text/*" => Some(Self::Csv),
             "application/ndjson" | "application/jsonl" => Some(Self::NdJson),
             "application/parquet" => Some(Self::Parquet),
-            _ => FORMATS.iter().find(|(_, known)| *known == media).map(|(format, _)| *format),
+            _ => FORMATS
+                .iter()
+                .find(|(_, known)| *known == media)
+                .map(|(format, _)| *format),
         }
     }
 }

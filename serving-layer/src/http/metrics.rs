@@ -15,6 +15,7 @@ use super::views::{BROKEN, ViewInfo};
 use crate::status::Status;
 
 type Labels = Vec<(&'static str, String)>;
+type Latency = Family<Labels, Histogram, fn() -> Histogram>;
 type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
 
 /// Where a question came in.
@@ -40,7 +41,7 @@ impl Way {
 pub struct Metrics {
     registry: Registry,
     questions: Family<Labels, Counter>,
-    seconds: Family<Labels, Histogram>,
+    seconds: Latency,
 }
 
 impl Default for Metrics {
@@ -55,7 +56,8 @@ impl Metrics {
         let mut registry = Registry::with_prefix("foldline");
         let questions = Family::default();
         // 0.5 ms to 65 s.
-        let seconds = Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0005, 2.0, 18)));
+        let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.0005, 2.0, 18));
+        let seconds = Family::new_with_constructor(histogram);
         registry.register("questions", "Questions answered, by way and outcome", questions.clone());
         registry.register("answer_seconds", "Time that answers took, by way", seconds.clone());
         Self {
@@ -104,11 +106,19 @@ fn gauges(status: &Status, views: &[ViewInfo]) -> Registry {
     };
     partitions(&mut shown, status);
     generations(&mut shown, status);
-    let freshness = shown.gauge("freshness_seconds", "Seconds up to which everything is in a view's answers");
-    let broken = shown.gauge("view_broken", "1 where a view's seam is open or its state cannot be read");
+    let freshness = shown.gauge(
+        "freshness_seconds",
+        "Seconds up to which everything is in a view's answers",
+    );
+    let broken = shown.gauge(
+        "view_broken",
+        "1 where a view's seam is open or its state cannot be read",
+    );
     for view in views {
         let labels = vec![("view", view.name.clone())];
-        broken.get_or_create(&labels).set(f64::from(u8::from(view.state == BROKEN)));
+        broken
+            .get_or_create(&labels)
+            .set(f64::from(u8::from(view.state == BROKEN)));
         if let Some(seconds) = view.coverage.as_ref().and_then(|coverage| coverage.freshness_seconds) {
             freshness.get_or_create(&labels).set(seconds);
         }
@@ -153,10 +163,15 @@ fn partitions(shown: &mut Shown, status: &Status) {
             set(&events, partition.events.map(|events| events as f64));
             set(&bytes, partition.bytes.map(|bytes| bytes as f64));
             set(&segments, partition.segments.map(|segments| segments as f64));
-            for (layer, reason) in [("speed", &partition.speed_stopped), ("archive", &partition.archive_stopped)] {
+            for (layer, reason) in [
+                ("speed", &partition.speed_stopped),
+                ("archive", &partition.archive_stopped),
+            ] {
                 let mut labels = labels.clone();
                 labels.push(("layer", layer.to_owned()));
-                stopped.get_or_create(&labels).set(f64::from(u8::from(reason.is_some())));
+                stopped
+                    .get_or_create(&labels)
+                    .set(f64::from(u8::from(reason.is_some())));
             }
         }
     }
@@ -164,12 +179,18 @@ fn partitions(shown: &mut Shown, status: &Status) {
 
 fn generations(shown: &mut Shown, status: &Status) {
     let number = shown.gauge("generation", "Number of the current generation");
-    let age = shown.gauge("generation_age_seconds", "Seconds since the current generation was published");
+    let age = shown.gauge(
+        "generation_age_seconds",
+        "Seconds since the current generation was published",
+    );
     let Some(current) = status.generations.iter().find(|generation| generation.current) else {
         return;
     };
     number.get_or_create(&Vec::new()).set(current.number as f64);
-    let published = current.published.as_deref().and_then(|published| DateTime::parse_from_rfc3339(published).ok());
+    let published = current
+        .published
+        .as_deref()
+        .and_then(|published| DateTime::parse_from_rfc3339(published).ok());
     if let Some(published) = published {
         let seconds = (Utc::now() - published.with_timezone(&Utc)).num_milliseconds() as f64 / 1000.0;
         age.get_or_create(&Vec::new()).set(seconds.max(0.0));

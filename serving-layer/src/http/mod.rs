@@ -65,7 +65,10 @@ pub fn router(serving: Arc<Serving>, status: Arc<dyn StatusSource>) -> Router {
 /// The description of the routes.
 #[derive(Debug, OpenApi)]
 #[openapi(
-    info(title = "foldline", description = "Views written once in SQL, one merged and exact answer."),
+    info(
+        title = "foldline",
+        description = "Views written once in SQL, one merged and exact answer."
+    ),
     paths(list_views, read_view, run_query, show_status, healthy, ready, scrape),
     components(schemas(
         Status,
@@ -335,7 +338,10 @@ async fn scrape(State(app): State<App>) -> Response {
     let views = views::describe(&app.serving);
     let text = app.metrics.encode(&status, &views);
     (
-        [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+        [(
+            header::CONTENT_TYPE,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        )],
         text,
     )
         .into_response()

@@ -35,30 +35,72 @@ fn meaning(error: &QueryError) -> Meaning {
     use QueryError as E;
     match error {
         E::UnknownView { .. } => ("unknown-view", "there is no such view", StatusCode::NOT_FOUND),
-        E::UnknownTable { .. } => ("unknown-table", "there is no such view or stream", StatusCode::BAD_REQUEST),
+        E::UnknownTable { .. } => (
+            "unknown-table",
+            "there is no such view or stream",
+            StatusCode::BAD_REQUEST,
+        ),
         E::UnknownColumn { .. } => ("unknown-column", "the view has no such column", StatusCode::BAD_REQUEST),
         E::BadValue { .. } => ("bad-value", "a value does not fit its column", StatusCode::BAD_REQUEST),
         E::BadParameter { .. } => ("bad-parameter", "a parameter makes no sense", StatusCode::BAD_REQUEST),
-        E::Refused(_) => ("refused", "only queries that read are answered", StatusCode::BAD_REQUEST),
+        E::Refused(_) => (
+            "refused",
+            "only queries that read are answered",
+            StatusCode::BAD_REQUEST,
+        ),
         E::Plan(_) => ("bad-query", "the query cannot be planned", StatusCode::BAD_REQUEST),
-        E::Run(_) => ("query-failed", "the query failed when it ran", StatusCode::UNPROCESSABLE_ENTITY),
+        E::Run(_) => (
+            "query-failed",
+            "the query failed when it ran",
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ),
         E::NoArchive(_) => ("no-archive", "streams cannot be queried here", StatusCode::BAD_REQUEST),
-        E::StreamInSpeed(_) => ("batch-only", "streams are answered in batch only", StatusCode::BAD_REQUEST),
-        E::TooLarge { .. } => ("answer-too-large", "the answer is too large", StatusCode::UNPROCESSABLE_ENTITY),
-        E::OutOfMemory(_) => ("out-of-memory", "the query needs too much memory", StatusCode::UNPROCESSABLE_ENTITY),
+        E::StreamInSpeed(_) => (
+            "batch-only",
+            "streams are answered in batch only",
+            StatusCode::BAD_REQUEST,
+        ),
+        E::TooLarge { .. } => (
+            "answer-too-large",
+            "the answer is too large",
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ),
+        E::OutOfMemory(_) => (
+            "out-of-memory",
+            "the query needs too much memory",
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ),
         E::TimedOut { .. } => ("timed-out", "the query took too long", StatusCode::GATEWAY_TIMEOUT),
-        E::Merge(MergeError::Building { .. }) => {
-            ("view-building", "the view is still building", StatusCode::SERVICE_UNAVAILABLE)
-        }
-        E::NoGeneration => ("no-generation", "there is no generation yet", StatusCode::SERVICE_UNAVAILABLE),
-        E::Seam(_) => ("open-seam", "batch and speed do not touch", StatusCode::SERVICE_UNAVAILABLE),
-        E::Generation(GenerationError::Unknown(_)) => {
-            ("unknown-generation", "there is no such generation", StatusCode::NOT_FOUND)
-        }
-        E::Generation(_) | E::Merge(_) | E::Archive(_) => {
-            ("damaged", "stored state cannot be read", StatusCode::INTERNAL_SERVER_ERROR)
-        }
-        E::Finish(_) => ("finish-failed", "the view cannot be finished", StatusCode::INTERNAL_SERVER_ERROR),
+        E::Merge(MergeError::Building { .. }) => (
+            "view-building",
+            "the view is still building",
+            StatusCode::SERVICE_UNAVAILABLE,
+        ),
+        E::NoGeneration => (
+            "no-generation",
+            "there is no generation yet",
+            StatusCode::SERVICE_UNAVAILABLE,
+        ),
+        E::Seam(_) => (
+            "open-seam",
+            "batch and speed do not touch",
+            StatusCode::SERVICE_UNAVAILABLE,
+        ),
+        E::Generation(GenerationError::Unknown(_)) => (
+            "unknown-generation",
+            "there is no such generation",
+            StatusCode::NOT_FOUND,
+        ),
+        E::Generation(_) | E::Merge(_) | E::Archive(_) => (
+            "damaged",
+            "stored state cannot be read",
+            StatusCode::INTERNAL_SERVER_ERROR,
+        ),
+        E::Finish(_) => (
+            "finish-failed",
+            "the view cannot be finished",
+            StatusCode::INTERNAL_SERVER_ERROR,
+        ),
         E::Columns(_) | E::Panicked => ("defect", "foldline is at fault", StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
@@ -91,7 +133,12 @@ impl ApiError {
 
     /// A request whose body cannot be understood, for the reason that `status` gives.
     pub fn rejected(status: StatusCode, detail: &str) -> Self {
-        Self::new("bad-request", "the request cannot be understood", status, detail.to_owned())
+        Self::new(
+            "bad-request",
+            "the request cannot be understood",
+            status,
+            detail.to_owned(),
+        )
     }
 
     /// None of the accepted formats.
@@ -107,7 +154,10 @@ impl IntoResponse for ApiError {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self.0)).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

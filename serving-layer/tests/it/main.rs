@@ -1,0 +1,5 @@
+//! Tests of the serving layer: seam, fence, answers, HTTP.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on has failed")]
+
+mod fences;
+mod seams;
