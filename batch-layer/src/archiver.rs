@@ -1,12 +1,38 @@
 //! Log to archive: one memory budget over all partitions, rolls by age and size.
+//!
+//! Each partition has a task that reads the log behind its archive and holds what it read. When the oldest held record
+//! is old enough (a timer: the topic may have gone idle), enough bytes are held, memory runs out, or somebody wants
+//! the archive to reach a tick, everything held becomes one commit, while reading goes on. Where an archiver is after
+//! a crash, or after another one committed first, follows from the commit records alone.
+
+mod budget;
+mod counters;
+mod partition;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use foldline_event_log::{EventLog, Offset, RecordTime, Tick, TopicPartition};
+use foldline_event_log::{EventLog, Offset, ReadError, RecordTime, Tick, TopicPartition};
 use foldline_sql::Stream;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::{Archive, ArchiveError};
+use budget::Budget;
+pub use counters::{ArchiverCounters, RollReason};
+use partition::{PartitionArchiver, Standing, Stop};
+
+/// New partitions of a topic are noticed this often.
+const GROWTH_CHECK_SECONDS: u64 = 10;
+/// [`ArchiverHandle::reach`] waits this long for a partition whose store or log is down.
+const REACH_PATIENCE_SECONDS: u64 = 30;
+/// Bounds of what one read of the log asks for.
+const READ_BYTES_MIN: usize = 16 << 10;
+const READ_BYTES_MAX: usize = 1 << 20;
+/// What is read weighs about this many times its raw bytes: bytes as they arrived, and columns.
+const WEIGHT_OF_READ: usize = 3;
 
 /// Settings of the archiver.
 #[derive(Debug, Clone)]
@@ -15,7 +41,8 @@ pub struct ArchiverSettings {
     pub roll_age_ms: u64,
     /// Roll a partition's rows at this many raw bytes.
     pub roll_bytes: usize,
-    /// All partitions together hold at most this many raw bytes; beyond it the largest is rolled early.
+    /// All partitions together hold at most this many bytes, raw bytes and columns counted; beyond it the largest is
+    /// rolled early, and reading pauses until memory is free.
     pub memory_bytes: usize,
     /// Tick length, milliseconds.
     pub cut_every_ms: i64,
@@ -40,30 +67,212 @@ pub struct ArchiverPosition {
 
 /// Talks to a running [`Archiver`]. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct ArchiverHandle {}
+pub struct ArchiverHandle {
+    shared: Arc<Shared>,
+}
+
+/// What the partitions of an archiver share.
+#[derive(Debug)]
+struct Shared {
+    log: Arc<dyn EventLog>,
+    archive: Archive,
+    streams: Vec<Arc<Stream>>,
+    settings: ArchiverSettings,
+    read_bytes: usize,
+    budget: Arc<Budget>,
+    counters: Mutex<ArchiverCounters>,
+    /// Commits that are encoded and stored at the same time.
+    rolls: Semaphore,
+    partitions: Mutex<BTreeMap<TopicPartition, Tracked>>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+/// A partition's task, seen from outside.
+#[derive(Debug)]
+struct Tracked {
+    standing: watch::Receiver<Standing>,
+    target: watch::Sender<Option<Tick>>,
+}
 
 impl Archiver {
-    /// Starts archiving every partition of `streams` on the current runtime; ends when `cancel` fires.
+    /// Starts archiving every partition of `streams` on the current runtime; ends when `cancel` fires, after a last
+    /// commit of what is held ([`ArchiverHandle::ended`] waits for it). Fails when a topic is not there.
     pub async fn start(
-        _log: Arc<dyn EventLog>,
-        _archive: Archive,
-        _streams: Vec<Arc<Stream>>,
-        _settings: ArchiverSettings,
-        _cancel: tokio_util::sync::CancellationToken,
+        log: Arc<dyn EventLog>,
+        archive: Archive,
+        streams: Vec<Arc<Stream>>,
+        settings: ArchiverSettings,
+        cancel: CancellationToken,
     ) -> Result<ArchiverHandle, ArchiveError> {
-        todo!()
+        let mut partitions = 0;
+        for stream in &streams {
+            partitions += log.topic(&stream.topic).await.map_err(ReadError::from)?.partitions as usize;
+        }
+        // Every partition can have one read under way that the budget does not know yet: that much is kept free.
+        let partitions = partitions.max(1);
+        let read_bytes =
+            (settings.memory_bytes / (4 * WEIGHT_OF_READ * partitions)).clamp(READ_BYTES_MIN, READ_BYTES_MAX);
+        let spare = read_bytes * WEIGHT_OF_READ * partitions;
+        let budget = Budget::new(settings.memory_bytes.saturating_sub(spare).max(read_bytes));
+        let rolls = std::thread::available_parallelism().map_or(2, std::num::NonZero::get) + 1;
+        let handle = ArchiverHandle {
+            shared: Arc::new(Shared {
+                log,
+                archive,
+                streams,
+                settings,
+                read_bytes,
+                budget: Arc::new(budget),
+                counters: Mutex::default(),
+                rolls: Semaphore::new(rolls),
+                partitions: Mutex::default(),
+                tasks: TaskTracker::new(),
+                cancel,
+            }),
+        };
+        handle.shared.start_partitions().await?;
+        handle.shared.tasks.spawn(watch_growth(Arc::clone(&handle.shared)));
+        Ok(handle)
     }
 }
 
 impl ArchiverHandle {
     /// Returns when everything before `tick` is archived in every partition, rolling early what is held. Returns the
-    /// position of each partition.
-    pub async fn reach(&self, _tick: Tick) -> Result<BTreeMap<TopicPartition, ArchiverPosition>, ArchiveError> {
-        todo!()
+    /// position of each partition. Fails, naming the partition, when one has stopped for good, or its store or log
+    /// stays away for half a minute.
+    pub async fn reach(&self, tick: Tick) -> Result<BTreeMap<TopicPartition, ArchiverPosition>, ArchiveError> {
+        self.shared.start_partitions().await?;
+        let mut waits = Vec::new();
+        for (partition, tracked) in self.shared.tracked().iter() {
+            tracked.target.send_if_modified(|target| {
+                let further = target.is_none_or(|target| target < tick);
+                *target = (*target).max(Some(tick));
+                further
+            });
+            waits.push((partition.clone(), tracked.standing.clone()));
+        }
+        let mut reached = BTreeMap::new();
+        for (partition, standing) in waits {
+            let position = reached_by(&partition, standing, tick).await?;
+            reached.insert(partition, position);
+        }
+        Ok(reached)
     }
 
     /// The position of each partition now.
     pub fn positions(&self) -> BTreeMap<TopicPartition, ArchiverPosition> {
-        todo!()
+        let tracked = self.shared.tracked();
+        tracked
+            .iter()
+            .map(|(partition, tracked)| (partition.clone(), tracked.standing.borrow().position()))
+            .collect()
+    }
+
+    /// What was archived since the start.
+    pub fn counters(&self) -> ArchiverCounters {
+        let mut counters = self.shared.counters().clone();
+        counters.held_bytes = self.shared.budget.used() as u64;
+        counters
+    }
+
+    /// Returns when the archiver has ended: it was cancelled, and what it held is committed or could not be.
+    pub async fn ended(&self) {
+        self.shared.tasks.wait().await;
+    }
+}
+
+impl Shared {
+    /// Starts a task for every partition that has none. Topics may grow.
+    async fn start_partitions(self: &Arc<Self>) -> Result<(), ArchiveError> {
+        for stream in &self.streams {
+            let topic = self.log.topic(&stream.topic).await.map_err(ReadError::from)?;
+            for partition in topic.all_partitions() {
+                self.start_partition(stream, partition);
+            }
+        }
+        Ok(())
+    }
+
+    fn start_partition(self: &Arc<Self>, stream: &Arc<Stream>, partition: TopicPartition) {
+        let mut tracked = self.tracked();
+        // Another incarnation of a topic starts anew with the process: views and cuts would not know it.
+        let recreated = tracked
+            .keys()
+            .any(|known| known.topic == partition.topic && known.incarnation != partition.incarnation);
+        if recreated || tracked.contains_key(&partition) || self.cancel.is_cancelled() {
+            return;
+        }
+        let (standing, seen) = watch::channel(Standing::default());
+        let (target, wanted) = watch::channel(None);
+        let archiver = PartitionArchiver::new(
+            Arc::clone(self),
+            Arc::clone(stream),
+            partition.clone(),
+            standing,
+            wanted,
+        );
+        self.tasks.spawn(archiver.run());
+        tracked.insert(partition, Tracked { standing: seen, target });
+    }
+
+    fn tracked(&self) -> std::sync::MutexGuard<'_, BTreeMap<TopicPartition, Tracked>> {
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counters(&self) -> std::sync::MutexGuard<'_, ArchiverCounters> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn watch_growth(shared: Arc<Shared>) {
+    let every = Duration::from_secs(GROWTH_CHECK_SECONDS);
+    while shared
+        .cancel
+        .run_until_cancelled(tokio::time::sleep(every))
+        .await
+        .is_some()
+    {
+        if let Err(error) = shared.start_partitions().await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot look for new partitions"
+            );
+        }
+    }
+    shared.tasks.close();
+}
+
+async fn reached_by(
+    partition: &TopicPartition,
+    mut standing: watch::Receiver<Standing>,
+    tick: Tick,
+) -> Result<ArchiverPosition, ArchiveError> {
+    let stopped = |reason: String| ArchiveError::Stopped {
+        partition: partition.clone(),
+        reason,
+    };
+    let patience = tokio::time::sleep(Duration::from_secs(REACH_PATIENCE_SECONDS));
+    tokio::pin!(patience);
+    loop {
+        let now = standing.borrow_and_update().clone();
+        if now.complete_to.is_some_and(|complete| complete.0 >= tick.0) {
+            return Ok(now.position());
+        }
+        let down = match now.stop {
+            Some(Stop::ForGood(reason)) => return Err(stopped(reason)),
+            Some(Stop::Passing(reason)) => Some(reason),
+            None => None,
+        };
+        if down.is_none() {
+            let fresh = tokio::time::Instant::now() + Duration::from_secs(REACH_PATIENCE_SECONDS);
+            patience.as_mut().reset(fresh);
+        }
+        tokio::select! {
+            changed = standing.changed() => if changed.is_err() {
+                return Err(stopped("the archiver has ended".to_owned()));
+            },
+            () = &mut patience, if down.is_some() => return Err(stopped(down.unwrap_or_default())),
+        }
     }
 }

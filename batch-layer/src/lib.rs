@@ -13,7 +13,7 @@ pub mod recompute;
 pub mod scheduler;
 pub mod store;
 
-pub use archive::{Archive, ArchiveError, Commit};
-pub use archiver::{Archiver, ArchiverHandle, ArchiverSettings};
+pub use archive::{Archive, ArchiveError, ArchivedFile, AuditFinding, AuditReport, Boundary, Commit, PartitionAudit};
+pub use archiver::{Archiver, ArchiverCounters, ArchiverHandle, ArchiverPosition, ArchiverSettings, RollReason};
 pub use generations::{BatchView, DatePartial, Generation, GenerationError, GenerationNumber, Generations};
 pub use recompute::{Recompute, RecomputeError, RunKind, RunReport};
