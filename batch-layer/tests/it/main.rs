@@ -1,0 +1,8 @@
+//! Tests of the batch layer against its public surface, in one binary.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test that panics has failed")]
+
+mod archive;
+mod archiver;
+mod clicks;
+mod faulty;
+mod store;
