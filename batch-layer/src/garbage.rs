@@ -1,1 +1,265 @@
 //! Removes what no generation, commit or reader can still name.
+//!
+//! What goes, and what proves that nobody needs it:
+//!
+//! | what | when |
+//! | --- | --- |
+//! | manifest of a generation | not among the last `keep`, not pinned, superseded for the longest query time |
+//! | file of a batch view | named by no manifest, pin or hold, and of a number up to the current one |
+//! | file of the archive | the commit of its range is there and does not list it |
+//! | hold of a rollback | so old that its rollback must have died (or given up) |
+//! | record of a run | not among the last thousand |
+//!
+//! The order makes it safe beside a run and a rollback that happen at the same time:
+//!
+//! ```text
+//! 1. remove manifests          a rollback to one of these finds it gone and refuses, or has its hold written already
+//! 2. list files of views       a run that publishes after this: its files are not in the list, or of a higher number
+//! 3. list pins and holds,      a rollback that took its hold away before this has published before this
+//!    then manifests            what was published before this is seen here
+//! 4. remove files of 2 that nothing of 3 names
+//! ```
+//!
+//! A crash anywhere leaves files that the next collection finds. Files of a run under way carry the number that it
+//! hopes for, which is beyond the current one, and are left alone; those of a run that lost or died carry a number that
+//! is taken sooner or later, and go then. Numbers are never used again: the current generation always stays.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::archive::path::FileName;
+use crate::generations::{self, HOLD_MS_MAX, Stored};
+use crate::recompute::{EXTENSION, VIEWS_FOLDER};
+use crate::scheduler::{Ledger, LedgerError, RUNS_KEPT};
+use crate::store::{self, StoreError};
+use crate::{Archive, ArchiveError, Commit, GenerationError, GenerationNumber, Generations};
+
+/// Objects being deleted at the same time.
+const DELETES: usize = 16;
+const ARCHIVE_FOLDER: &str = "archive";
+
+/// What a collection removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GarbageReport {
+    /// Manifests of generations.
+    pub generations: u64,
+    /// Files of batch views.
+    pub view_files: u64,
+    /// Files of the archive.
+    pub archive_files: u64,
+    /// Records of runs.
+    pub run_records: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+}
+
+/// What a collection can run into. What it removed until then was garbage.
+#[derive(Debug, thiserror::Error)]
+pub enum GarbageError {
+    /// Generations could not be read: without them nothing is known to be garbage.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+    /// Commits could not be read.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The ledger could not be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Collects once, by the clock and the settings of `generations`. May run at any time beside everything else.
+pub async fn collect(
+    archive: &Archive,
+    generations: &Generations,
+    ledger: &Ledger,
+) -> Result<GarbageReport, GarbageError> {
+    let mut report = GarbageReport::default();
+    collect_generations(generations, &mut report).await?;
+    collect_archive(archive, &mut report).await?;
+    report.run_records = ledger.prune(RUNS_KEPT).await?;
+    if report != GarbageReport::default() {
+        tracing::info!(?report, "garbage collected");
+    }
+    Ok(report)
+}
+
+async fn collect_generations(generations: &Generations, report: &mut GarbageReport) -> Result<(), GarbageError> {
+    let store = generations.store().as_ref();
+    let before = generations::everything(store).await?;
+    let dead_holds = dead_holds(&before, generations.now_ms());
+    delete(store, dead_holds).await?;
+    let manifests = removable(&before, generations)
+        .into_iter()
+        .map(generations::manifest_path)
+        .collect();
+    report.generations = delete(store, manifests).await?;
+
+    let files = list(store, VIEWS_FOLDER).await?;
+    let stored = generations::everything(store).await?;
+    let Some((&current, _)) = stored.manifests.last_key_value() else {
+        return Ok(());
+    };
+    let named: HashSet<&str> = stored
+        .generations()
+        .flat_map(|generation| generation.views.values())
+        .flat_map(|view| &view.dates)
+        .map(|file| file.path.as_str())
+        .collect();
+    let garbage: Vec<ObjectMeta> = files
+        .into_iter()
+        .filter(|file| !named.contains(file.location.as_ref()))
+        .filter(|file| number_of(&file.location).is_some_and(|number| number <= current))
+        .collect();
+    report.bytes += garbage.iter().map(|file| file.size).sum::<u64>();
+    report.view_files = delete(store, locations(garbage)).await?;
+    Ok(())
+}
+
+/// Numbers of the manifests that nothing keeps.
+fn removable(stored: &Stored, generations: &Generations) -> Vec<GenerationNumber> {
+    let numbers: Vec<GenerationNumber> = stored.manifests.keys().copied().collect();
+    // The current one stays whatever `keep` says: a number that is taken must never become free.
+    let kept = numbers.len().saturating_sub(generations.keep().max(1));
+    numbers
+        .windows(2)
+        .take(kept)
+        .filter(|pair| generations.gone_by(&stored.manifests[&pair[1]]))
+        .map(|pair| pair[0])
+        .filter(|number| !stored.pins.contains_key(number))
+        .filter(|number| stored.holds.iter().all(|(_, hold)| hold.generation.number != *number))
+        .collect()
+}
+
+fn dead_holds(stored: &Stored, now_ms: i64) -> Vec<Path> {
+    let dead = stored
+        .holds
+        .iter()
+        .filter(|(_, hold)| now_ms.saturating_sub(hold.held_ms) > HOLD_MS_MAX);
+    dead.map(|(path, _)| path.clone()).collect()
+}
+
+/// The generation that a file of a batch view was written for.
+fn number_of(path: &Path) -> Option<GenerationNumber> {
+    let name = path.filename()?.strip_suffix(EXTENSION)?;
+    let (number, attempt) = name.split_once('-')?;
+    Uuid::parse_str(attempt).ok()?;
+    number.parse().ok().map(GenerationNumber)
+}
+
+/// A partition as the paths of its files spell it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Folder {
+    topic: String,
+    incarnation: Uuid,
+    partition: u32,
+}
+
+async fn collect_archive(archive: &Archive, report: &mut GarbageReport) -> Result<(), GarbageError> {
+    let store = archive.store().as_ref();
+    // Files before commits: a file that is committed after this look is in no list of ours.
+    let mut folders: BTreeMap<Folder, Vec<(FileName, ObjectMeta)>> = BTreeMap::new();
+    for file in list(store, ARCHIVE_FOLDER).await? {
+        let Some(name) = FileName::parse(&file.location) else {
+            continue;
+        };
+        let Some(topic) = file.location.as_ref().split('/').nth(1).map(str::to_owned) else {
+            continue;
+        };
+        let folder = Folder {
+            topic,
+            incarnation: name.incarnation,
+            partition: name.partition.0,
+        };
+        folders.entry(folder).or_default().push((name, file));
+    }
+    for (folder, files) in folders {
+        let garbage = unlisted(archive, &folder, files).await?;
+        report.bytes += garbage.iter().map(|file| file.size).sum::<u64>();
+        report.archive_files += delete(store, locations(garbage)).await?;
+    }
+    Ok(())
+}
+
+/// Those of `files` whose range is committed by a commit that does not list them.
+async fn unlisted(
+    archive: &Archive,
+    folder: &Folder,
+    files: Vec<(FileName, ObjectMeta)>,
+) -> Result<Vec<ObjectMeta>, GarbageError> {
+    let store = archive.store().as_ref();
+    let Folder {
+        topic,
+        incarnation,
+        partition,
+    } = folder;
+    let commits = Path::parse(format!("{ARCHIVE_FOLDER}/{topic}/_commits/{incarnation}/{partition}"))
+        .expect("a folder of a path that the store listed");
+    let Some(any) = store
+        .list(Some(&commits))
+        .try_next()
+        .await
+        .map_err(|source| StoreError::Failed {
+            attempt: format!("listing {commits}"),
+            source,
+        })?
+    else {
+        return Ok(Vec::new());
+    };
+    // The path spells the topic in the store's way; a commit knows its name.
+    let partition = store::read_json::<Commit>(store, &any.location).await?.partition;
+    let commits = archive.commits(&partition).await?;
+    let listed: HashSet<&str> = commits
+        .iter()
+        .flat_map(|commit| commit.files.iter().chain(&commit.dead_letters))
+        .map(|file| file.path.as_str())
+        .collect();
+    let committed: BTreeSet<_> = commits.iter().map(|commit| commit.offsets.start).collect();
+    Ok(files
+        .into_iter()
+        .filter(|(name, file)| committed.contains(&name.first) && !listed.contains(file.location.as_ref()))
+        .map(|(_, file)| file)
+        .collect())
+}
+
+async fn list(store: &dyn ObjectStore, folder: &str) -> Result<Vec<ObjectMeta>, StoreError> {
+    let folder = Path::from(folder);
+    let listing = store.list(Some(&folder));
+    listing.try_collect().await.map_err(|source| StoreError::Failed {
+        attempt: format!("listing {folder}"),
+        source,
+    })
+}
+
+fn locations(files: Vec<ObjectMeta>) -> Vec<Path> {
+    files.into_iter().map(|file| file.location).collect()
+}
+
+/// Returns how many there were; what is gone already does not count.
+async fn delete(store: &dyn ObjectStore, paths: Vec<Path>) -> Result<u64, StoreError> {
+    let deletions: Vec<_> = paths
+        .into_iter()
+        .map(|path| async move {
+            match store.delete(&path).await {
+                Ok(()) => Ok(1),
+                Err(object_store::Error::NotFound { .. }) => Ok(0),
+                Err(source) => Err(StoreError::Failed {
+                    attempt: format!("deleting {path}"),
+                    source,
+                }),
+            }
+        })
+        .collect();
+    let deleted: Vec<u64> = futures::stream::iter(deletions)
+        .buffer_unordered(DELETES)
+        .try_collect()
+        .await?;
+    Ok(deleted.into_iter().sum())
+}

@@ -15,5 +15,7 @@ pub mod store;
 
 pub use archive::{Archive, ArchiveError, ArchivedFile, AuditFinding, AuditReport, Boundary, Commit, PartitionAudit};
 pub use archiver::{Archiver, ArchiverCounters, ArchiverHandle, ArchiverPosition, ArchiverSettings, RollReason};
-pub use generations::{BatchView, DatePartial, Generation, GenerationError, GenerationNumber, Generations};
+pub use garbage::{GarbageError, GarbageReport};
+pub use generations::{BatchView, DatePartial, Draft, Generation, GenerationError, GenerationNumber, Generations};
 pub use recompute::{Recompute, RecomputeError, RunKind, RunReport};
+pub use scheduler::{Alarm, Ledger, LedgerError, Outcome, Run, RunState, Schedule, ScheduleError, Scheduler, Started};

@@ -1,12 +1,43 @@
 //! Archive to partials per event date to a generation (design D6).
+//!
+//! ```text
+//!                       cut of n          cut of n+1
+//! archive  ──────────────┤  rows read once  ├────────►
+//!                        └─► partials of the dates they fall on (old dates too: late rows)
+//! generation n   05-01 05-02 05-03              │ merged onto those of n
+//! generation n+1 05-01 05-02'05-03'05-04 ◄──────┘ 05-01 is the file of n
+//! ```
+//!
+//! `plan` decides what is read for which view, `accumulate` folds and merges while rows stream by, and this file ties
+//! them together and publishes. What a run holds in memory is the partials of the dates that it touches, a few times
+//! over at most (`accumulate`), and a bounded number of row batches.
 
+mod accumulate;
+mod plan;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use foldline_event_log::{Clock, Tick, Topic};
-use foldline_sql::Catalog;
+use foldline_sql::{Catalog, Fold, FoldError, Partial};
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use crate::{Archive, ArchiveError, Generation, GenerationError, Generations};
+use crate::generations::{self, Draft};
+use crate::{
+    Archive, ArchiveError, BatchView, DatePartial, Generation, GenerationError, GenerationNumber, Generations,
+};
+use accumulate::{Accumulator, DateBuffer};
+use plan::{Job, Plan, Unit};
+
+/// Where partials lie.
+pub(crate) const VIEWS_FOLDER: &str = "views";
+/// How their names end.
+pub(crate) const EXTENSION: &str = ".partial";
 
 /// How a generation came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,8 +54,10 @@ pub enum RunKind {
 /// What a run did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunReport {
-    /// The generation that it published.
+    /// The generation that it published; the current one if it published nothing.
     pub generation: Arc<Generation>,
+    /// False when there was nothing new: the cut would not move and no view is new.
+    pub published: bool,
     /// Rows that it folded.
     pub rows: u64,
     /// Files that it read.
@@ -44,28 +77,256 @@ pub enum RecomputeError {
     Generation(#[from] GenerationError),
     /// A fold.
     #[error(transparent)]
-    Fold(#[from] foldline_sql::FoldError),
+    Fold(#[from] FoldError),
+    /// A stream of the catalog whose topic was not given, or given with another number of partitions.
+    #[error("cannot cut stream \"{stream}\": {reason}")]
+    Topic {
+        /// Stream.
+        stream: String,
+        /// What is missing.
+        reason: String,
+    },
+    /// The program is ending.
+    #[error("the run was stopped because the program is ending")]
+    Stopped,
 }
 
 /// Recomputes the views of a catalog.
 #[derive(Debug, Clone)]
-pub struct Recompute {}
+pub struct Recompute {
+    catalog: Arc<Catalog>,
+    archive: Archive,
+    generations: Generations,
+    clock: Arc<dyn Clock>,
+}
+
+/// A run under way.
+#[derive(Debug)]
+struct Run<'a> {
+    recompute: &'a Recompute,
+    plan: &'a Plan,
+    number: GenerationNumber,
+    attempt: Uuid,
+    at_once: usize,
+}
 
 impl Recompute {
     /// Over `archive`, publishing to `generations`.
-    pub fn new(_catalog: Arc<Catalog>, _archive: Archive, _generations: Generations, _clock: Arc<dyn Clock>) -> Self {
-        todo!()
+    pub fn new(catalog: Arc<Catalog>, archive: Archive, generations: Generations, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            catalog,
+            archive,
+            generations,
+            clock,
+        }
     }
 
     /// One run at `tick`. `topics`: the topics of the catalog's streams as the log knows them, with how far each
     /// partition's archive is complete (from the archiver). `progress` is called with (rows done, rows to do).
+    ///
+    /// An incremental run publishes nothing when neither the cut would move nor a view is new. One at a tick that is
+    /// not beyond that of the current generation keeps the current cut, and computes new views up to it. A full run
+    /// computes every view from the first archived row, and always publishes.
     pub async fn run(
         &self,
-        _kind: RunKind,
-        _tick: Tick,
-        _topics: &[(Topic, Vec<foldline_event_log::RecordTime>)],
-        _progress: &(dyn Fn(u64, u64) + Send + Sync),
+        kind: RunKind,
+        tick: Tick,
+        topics: &[(Topic, Vec<foldline_event_log::RecordTime>)],
+        progress: &(dyn Fn(u64, u64) + Send + Sync),
     ) -> Result<RunReport, RecomputeError> {
-        todo!()
+        let started_ms = self.clock.now_ms();
+        self.generations.refresh().await?;
+        let base = self.generations.current();
+        let plan = Plan::make(&self.catalog, &self.archive, base.as_deref(), kind, tick, topics).await?;
+        if let (Some(base), true) = (&base, plan.nothing_new) {
+            return Ok(RunReport {
+                generation: Arc::clone(base),
+                published: false,
+                rows: 0,
+                files: 0,
+                elapsed_ms: self.since(started_ms),
+            });
+        }
+        let run = Run {
+            recompute: self,
+            plan: &plan,
+            number: generations::successor(base.as_deref()),
+            attempt: Uuid::new_v4(),
+            at_once: std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let accumulator = Accumulator::new(plan.jobs.iter().map(|job| Arc::clone(&job.fold)).collect());
+        let rows = run.fold_rows(&accumulator, progress).await?;
+        let views = run.write_views(accumulator).await?;
+        let draft = Draft {
+            attempt: run.attempt,
+            cut: plan.cut.clone(),
+            views,
+            kind,
+            based_on: base.as_ref().map(|base| base.number),
+        };
+        let generation = self.generations.publish(base.as_deref(), draft).await?;
+        let report = RunReport {
+            generation,
+            published: true,
+            rows,
+            files: plan.files,
+            elapsed_ms: self.since(started_ms),
+        };
+        tracing::info!(
+            generation = report.generation.number.0,
+            rows,
+            files = report.files,
+            elapsed_ms = report.elapsed_ms,
+            "generation published"
+        );
+        Ok(report)
+    }
+
+    fn since(&self, started_ms: i64) -> u64 {
+        u64::try_from(self.clock.now_ms() - started_ms).unwrap_or(0)
+    }
+}
+
+impl Run<'_> {
+    /// Folds every row of the plan into `accumulator`; returns how many there were.
+    async fn fold_rows(
+        &self,
+        accumulator: &Accumulator,
+        progress: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> Result<u64, RecomputeError> {
+        let (done, total) = (AtomicU64::new(0), self.plan.rows);
+        progress(0, total);
+        let advance = |rows: u64| {
+            let before = done.fetch_add(rows, Ordering::Relaxed);
+            progress((before + rows).min(total), total);
+        };
+        let units: Vec<_> = self
+            .plan
+            .units
+            .iter()
+            .map(|unit| self.fold_unit(unit, accumulator, &advance))
+            .collect();
+        futures::stream::iter(units)
+            .buffer_unordered(self.at_once)
+            .try_collect::<()>()
+            .await?;
+        progress(total, total);
+        Ok(done.into_inner())
+    }
+
+    async fn fold_unit(
+        &self,
+        unit: &Unit,
+        accumulator: &Accumulator,
+        advance: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<(), RecomputeError> {
+        let pass = &self.plan.passes[unit.pass];
+        let archive = &self.recompute.archive;
+        let mut rows = archive.rows(&pass.stream, &unit.partition, unit.offsets.clone(), &pass.columns);
+        let mut buffer = DateBuffer::default();
+        while let Some((date, batch)) = rows.try_next().await? {
+            let count = batch.num_rows() as u64;
+            buffer.push(date, batch);
+            while let Some((date, batches)) = buffer.take_full() {
+                accumulator.fold(&pass.jobs, date, batches).await?;
+            }
+            advance(count);
+        }
+        for (date, batches) in buffer.take_rest() {
+            accumulator.fold(&pass.jobs, date, batches).await?;
+        }
+        Ok(())
+    }
+
+    /// Merges what was accumulated onto the previous partials, stores what changed, and names all of it.
+    async fn write_views(&self, accumulator: Accumulator) -> Result<BTreeMap<String, BatchView>, RecomputeError> {
+        let jobs = &self.plan.jobs;
+        let mut dates: Vec<BTreeMap<chrono::NaiveDate, DatePartial>> = jobs
+            .iter()
+            .map(|job| job.previous.iter().map(|file| (file.date, file.clone())).collect())
+            .collect();
+        let changed: Vec<_> = accumulator
+            .into_partials()
+            .map(|((index, date), partials)| {
+                let previous = dates[index].get(&date).cloned();
+                async move {
+                    let file = self.write_date(&jobs[index], date, previous, partials).await?;
+                    Ok::<_, RecomputeError>((index, date, file))
+                }
+            })
+            .collect();
+        let mut written = futures::stream::iter(changed).buffer_unordered(self.at_once);
+        while let Some((index, date, file)) = written.try_next().await? {
+            match file {
+                Some(file) => dates[index].insert(date, file),
+                None => dates[index].remove(&date),
+            };
+        }
+        let views = jobs.iter().zip(dates).map(|(job, dates)| {
+            let view = BatchView {
+                name: job.view.name.clone(),
+                dates: dates.into_values().collect(),
+            };
+            (job.view.id.clone(), view)
+        });
+        Ok(views.collect())
+    }
+
+    /// `None` when no key is left.
+    async fn write_date(
+        &self,
+        job: &Job,
+        date: chrono::NaiveDate,
+        previous: Option<DatePartial>,
+        mut partials: Vec<Partial>,
+    ) -> Result<Option<DatePartial>, RecomputeError> {
+        let store = self.recompute.generations.store().as_ref();
+        if let Some(previous) = &previous {
+            partials.push(generations::load_partial(store, previous, &job.fold).await?);
+        }
+        let (keys, bytes, crc32) = merge_and_encode(Arc::clone(&job.fold), partials).await?;
+        if keys == 0 {
+            return Ok(None);
+        }
+        let path = Path::from(format!(
+            "{}/{}/date={date}/{:020}-{}{EXTENSION}",
+            VIEWS_FOLDER, job.view.id, self.number.0, self.attempt
+        ));
+        let size = bytes.len() as u64;
+        crate::store::put_own(store, &path, bytes)
+            .await
+            .map_err(GenerationError::from)?;
+        Ok(Some(DatePartial {
+            date,
+            path: path.to_string(),
+            keys,
+            bytes: size,
+            crc32,
+        }))
+    }
+}
+
+async fn merge_and_encode(fold: Arc<Fold>, partials: Vec<Partial>) -> Result<(u64, Bytes, u32), RecomputeError> {
+    beside(async move {
+        let merged = fold.merge(&partials).await?;
+        drop(partials);
+        let bytes = Bytes::from(merged.encode()?);
+        let crc32 = crc32fast::hash(&bytes);
+        Ok::<_, FoldError>((merged.keys() as u64, bytes, crc32))
+    })
+    .await?
+    .map_err(RecomputeError::from)
+}
+
+/// Runs CPU work on a thread of its own, so that a long merge does not hold up what shares the runtime (answers).
+async fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, RecomputeError> {
+    let runtime = tokio::runtime::Handle::current();
+    let running = tokio::task::spawn_blocking(move || runtime.block_on(work));
+    match running.await {
+        Ok(outcome) => Ok(outcome),
+        Err(failure) => match failure.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(RecomputeError::Stopped),
+        },
     }
 }

@@ -1,0 +1,148 @@
+//! Rows to partials as they stream by, merged geometrically.
+//!
+//! Row batches of one date are gathered until folding them is worth a plan of its own. Partials of one view and date
+//! form runs that grow geometrically, like those of an LSM tree: a new partial is merged with runs of about its own
+//! size once there are several. So every key is merged a logarithmic number of times, and the runs of a view and date
+//! together weigh a few times what the merged partial will.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use chrono::NaiveDate;
+use foldline_sql::{Fold, FoldError, Partial};
+
+use super::{RecomputeError, beside};
+
+/// Rows of one date that are folded at once.
+const FOLD_ROWS: usize = 65_536;
+/// All dates of a unit together gather at most this many bytes; beyond it the largest is folded early.
+const GATHERED_BYTES_MAX: usize = 32 << 20;
+/// Runs of about one size that are merged into one.
+const FAN_IN: usize = 4;
+
+/// Rows of a unit that wait until there are enough of their date.
+#[derive(Debug, Default)]
+pub(super) struct DateBuffer {
+    dates: BTreeMap<NaiveDate, Gathered>,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Gathered {
+    batches: Vec<RecordBatch>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl DateBuffer {
+    pub(super) fn push(&mut self, date: NaiveDate, batch: RecordBatch) {
+        let bytes = batch.get_array_memory_size();
+        let gathered = self.dates.entry(date).or_default();
+        gathered.rows += batch.num_rows();
+        gathered.bytes += bytes;
+        gathered.batches.push(batch);
+        self.bytes += bytes;
+    }
+
+    /// A date that has enough rows, or the largest if there is too much of all.
+    pub(super) fn take_full(&mut self) -> Option<(NaiveDate, Vec<RecordBatch>)> {
+        let largest = self.dates.iter().max_by_key(|(_, gathered)| gathered.rows);
+        let (&date, gathered) = largest?;
+        if gathered.rows < FOLD_ROWS && self.bytes <= GATHERED_BYTES_MAX {
+            return None;
+        }
+        let gathered = self.dates.remove(&date)?;
+        self.bytes -= gathered.bytes;
+        Some((date, gathered.batches))
+    }
+
+    pub(super) fn take_rest(self) -> impl Iterator<Item = (NaiveDate, Vec<RecordBatch>)> {
+        self.dates.into_iter().map(|(date, gathered)| (date, gathered.batches))
+    }
+}
+
+/// View (its position among the folds) and event date.
+type Place = (usize, NaiveDate);
+
+/// Partials of all views and dates of a run.
+#[derive(Debug)]
+pub(super) struct Accumulator {
+    folds: Vec<Arc<Fold>>,
+    runs: Mutex<HashMap<Place, Vec<Partial>>>,
+}
+
+impl Accumulator {
+    pub(super) fn new(folds: Vec<Arc<Fold>>) -> Self {
+        Self {
+            folds,
+            runs: Mutex::default(),
+        }
+    }
+
+    /// Folds rows of one date for the folds at `views`.
+    pub(super) async fn fold(
+        &self,
+        views: &[usize],
+        date: NaiveDate,
+        batches: Vec<RecordBatch>,
+    ) -> Result<(), RecomputeError> {
+        let Some(first) = batches.first() else { return Ok(()) };
+        let schema = first.schema();
+        let folds: Vec<Arc<Fold>> = views.iter().map(|&view| Arc::clone(&self.folds[view])).collect();
+        let partials = beside(async move {
+            let rows = concat_batches(&schema, &batches).map_err(|error| FoldError::Shape {
+                what: "archived rows",
+                view: folds.iter().map(|fold| fold.view()).collect::<Vec<_>>().join(", "),
+                reason: error.to_string(),
+            })?;
+            drop(batches);
+            let mut partials = Vec::with_capacity(folds.len());
+            for fold in &folds {
+                partials.push(fold.partial(&rows).await?);
+            }
+            Ok::<_, FoldError>(partials)
+        })
+        .await??;
+        for (&view, partial) in views.iter().zip(partials) {
+            self.add((view, date), partial).await?;
+        }
+        Ok(())
+    }
+
+    /// What there is for each view and date, to be merged once more.
+    pub(super) fn into_partials(self) -> impl Iterator<Item = (Place, Vec<Partial>)> {
+        let runs = self.runs.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // In order, so that a run stores its files in an order that can be repeated.
+        runs.into_iter().collect::<BTreeMap<_, _>>().into_iter()
+    }
+
+    async fn add(&self, place: Place, mut partial: Partial) -> Result<(), RecomputeError> {
+        if partial.keys() == 0 {
+            return Ok(());
+        }
+        while let Some(alike) = self.push_or_take_alike(place, &partial) {
+            let fold = Arc::clone(&self.folds[place.0]);
+            partial = beside(async move { fold.merge(&alike).await }).await??;
+        }
+        Ok(())
+    }
+
+    /// Keeps `partial`, or hands it back together with enough runs of its size to be merged. Merging happens outside
+    /// of the lock; what others add meanwhile finds the remaining runs.
+    fn push_or_take_alike(&self, place: Place, partial: &Partial) -> Option<Vec<Partial>> {
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let runs = runs.entry(place).or_default();
+        let alike = |run: &Partial| run.keys() <= partial.keys().saturating_mul(2);
+        let partial = partial.clone();
+        if runs.iter().filter(|run| alike(run)).count() + 1 < FAN_IN {
+            runs.push(partial);
+            return None;
+        }
+        let (mut taken, kept): (Vec<_>, Vec<_>) = runs.drain(..).partition(alike);
+        *runs = kept;
+        taken.push(partial);
+        Some(taken)
+    }
+}
