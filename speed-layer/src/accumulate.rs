@@ -374,3 +374,6 @@ fn run_to_merge(parts: &[Part]) -> Option<usize> {
     }
     (first + 1 < parts.len()).then_some(first)
 }
+
+#[cfg(test)]
+mod tests;
