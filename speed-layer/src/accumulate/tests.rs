@@ -64,7 +64,9 @@ fn folded(ticks: &[i64], retention: &Retention, floor: Offset) -> Accumulator {
 
 /// Ticks cut at the boundary between `before` and `after`, one by one.
 fn ticks_between(before: i64, after: i64) -> impl Iterator<Item = Tick> {
-    (1..).map(move |step| Tick(before + step * CUT_EVERY)).take_while(move |tick| tick.0 <= after)
+    (1..)
+        .map(move |step| Tick(before + step * CUT_EVERY))
+        .take_while(move |tick| tick.0 <= after)
 }
 
 proptest! {
@@ -120,9 +122,15 @@ fn before_the_first_retain_no_boundary_goes() {
 fn only_segments_wholly_below_the_floor_are_dropped() {
     let ticks: Vec<i64> = (0..30).map(|tick| tick * CUT_EVERY).collect();
     let mut state = folded(&ticks, &retention(None, []), Offset(0));
-    let straddling = state.pieces().iter().find(|piece| piece.offsets.end.0 - piece.offsets.start.0 > 1);
+    let straddling = state
+        .pieces()
+        .iter()
+        .find(|piece| piece.offsets.end.0 - piece.offsets.start.0 > 1);
     let straddling = straddling.expect("30 ticks thin out").offsets.clone();
-    assert!(!state.drop_below(straddling.start), "nothing lies below the first segment");
+    assert!(
+        !state.drop_below(straddling.start),
+        "nothing lies below the first segment"
+    );
     state.drop_below(Offset(straddling.start.0 + 1));
     assert_eq!(state.pieces()[0].offsets, straddling);
     assert!(!state.has_boundary_at(Offset(straddling.start.0 + 1)));
@@ -142,7 +150,13 @@ fn a_batch_out_of_order_is_refused() {
         gap.to_string(),
         "the reader of clicks/0 handed out offsets 3..4 of tick 20 where offset 2 of tick Some(Tick(10)) or later was next"
     );
-    assert!(futures::executor::block_on(state.append(&batch(1..2, 20))).is_err(), "an overlap");
-    assert!(futures::executor::block_on(state.append(&batch(2..3, 0))).is_err(), "a tick that is over");
+    assert!(
+        futures::executor::block_on(state.append(&batch(1..2, 20))).is_err(),
+        "an overlap"
+    );
+    assert!(
+        futures::executor::block_on(state.append(&batch(2..3, 0))).is_err(),
+        "a tick that is over"
+    );
     assert_eq!(state.until(), Offset(2));
 }

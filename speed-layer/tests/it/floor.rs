@@ -1,0 +1,154 @@
+//! Where the floor can lie, and what the log may no longer have.
+
+use std::time::Duration;
+
+use foldline_event_log::{Cut, Offset, Tick};
+use foldline_speed_layer::SpeedError;
+
+use crate::world::{CUT_EVERY_MS, START_MS, STREAM, VIEWS, World, next_of};
+
+fn tick(number: i64) -> Tick {
+    Tick(START_MS + number * CUT_EVERY_MS)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn segments_below_the_floor_go_and_nothing_else() {
+    let world = World::new(&format!("{STREAM}{VIEWS}"), 11).await;
+    world.append(100, 4_000).await;
+    let running = world.start(&Cut::default(), world.settings()).await;
+    world.assert_catches_up(&running, &Cut::default()).await;
+    for number in [3, 8, 12] {
+        let floor = world.cut_at(tick(number)).await;
+        for _ in 0..3 {
+            running.layer.retain(&floor, &[tick(number)]);
+        }
+        running
+            .wait_for("dropped", |status| {
+                status.iter().all(|one| one.from == next_of(&floor, &one.partition))
+            })
+            .await;
+        world.assert_agrees(&running.layer.snapshot(), &floor).await;
+    }
+    assert_eq!(
+        running
+            .layer
+            .status()
+            .iter()
+            .map(|one| one.counters.replayed - one.events)
+            .sum::<u64>(),
+        0
+    );
+    let read: u64 = world.ends().await.values().map(|end| end.0).sum();
+    assert_eq!(
+        running.end().await.iter().map(|one| one.events).sum::<u64>(),
+        read,
+        "nothing was read twice"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_log_no_longer_has_stops_and_a_cut_beyond_it_is_jumped_to() {
+    let world = World::new(&format!("{STREAM}{VIEWS}"), 12).await;
+    world.append(100, 4_000).await;
+    let (trimmed, newer) = (world.cut_at(tick(6)).await, world.cut_at(tick(9)).await);
+    let expected = world.start(&newer, world.settings()).await;
+    expected.layer.wait_until(&world.ends().await).await.unwrap();
+    for cut in &trimmed.partitions {
+        world.log.release(&cut.partition, cut.next).await.unwrap();
+    }
+
+    // The horizon is an archive's: it is not asked in these cases before there is a jump.
+    let running = world.start(&Cut::default(), world.settings()).await;
+    running
+        .wait_for("stopped", |status| status.iter().all(|one| one.stopped.is_some()))
+        .await;
+    for one in running.layer.status() {
+        let (reason, span) = (one.stopped.unwrap(), world.log.span(&one.partition).await.unwrap());
+        let named = format!("at offset 0: it holds {}..{}", span.earliest, span.end);
+        assert!(reason.contains(&named), "{reason}");
+        assert!(
+            span.earliest > Offset(0) && one.until == Offset(0),
+            "nothing was skipped"
+        );
+    }
+    let waited = running.layer.wait_until(&world.ends().await).await;
+    assert!(matches!(waited, Err(SpeedError::Stopped { .. })));
+
+    // A cut that the log does not reach either changes nothing.
+    running.layer.retain(&Cut::default(), &[tick(1)]);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(running.layer.status().iter().all(|one| one.stopped.is_some()));
+    running.end().await;
+    expected.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_floor_below_the_first_segment_is_replayed() {
+    let world = World::new(&format!("{STREAM}{VIEWS}"), 13).await;
+    world.append(100, 4_000).await;
+    let (older, newer) = (world.cut_at(tick(4)).await, world.cut_at(tick(11)).await);
+    let running = world.start(&newer, world.settings()).await;
+    world.assert_catches_up(&running, &newer).await;
+    running.layer.retain(&older, &[tick(4), tick(11)]);
+    running
+        .wait_for("begun anew", |status| {
+            status.iter().all(|one| one.from == next_of(&older, &one.partition))
+        })
+        .await;
+    world.assert_catches_up(&running, &older).await;
+    world.assert_agrees(&running.layer.snapshot(), &newer).await;
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_floor_where_the_boundary_is_gone_is_replayed_unless_a_newer_cut_closes() {
+    let world = World::new(&format!("{STREAM}{VIEWS}"), 14).await;
+    world.append(200, 15_000).await;
+    let running = world.start(&Cut::default(), world.settings()).await;
+    running.layer.retain(&Cut::default(), &[]);
+    running.layer.wait_until(&world.ends().await).await.unwrap();
+    running
+        .wait_for("thinned out", |status| status.iter().all(|one| one.segments < 70))
+        .await;
+    let snapshot = running.layer.snapshot();
+    let mut gone = None;
+    for number in 1..60 {
+        let straddled = |segment: &std::sync::Arc<foldline_speed_layer::Segment>| {
+            segment.ticks.0 < tick(number) && tick(number) <= segment.ticks.1
+        };
+        if snapshot
+            .partitions
+            .values()
+            .all(|view| view.segments.iter().any(straddled))
+        {
+            gone = Some(number);
+            break;
+        }
+    }
+    let floor = world
+        .cut_at(tick(gone.expect("a tick whose boundary is gone everywhere")))
+        .await;
+    let newest = world.newest_tick();
+    running.layer.retain(&floor, &[floor.tick.unwrap(), newest]);
+    running
+        .wait_for("dropped", |status| status.iter().all(|one| one.from > Offset(0)))
+        .await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let status = running.layer.status();
+    assert!(
+        status.iter().all(|one| one.from < next_of(&floor, &one.partition)),
+        "the straddling segment stays"
+    );
+    world
+        .assert_agrees(&running.layer.snapshot(), &world.cut_at(newest).await)
+        .await;
+
+    running.layer.retain(&floor, &[floor.tick.unwrap()]);
+    running
+        .wait_for("begun anew", |status| {
+            status.iter().all(|one| one.from == next_of(&floor, &one.partition))
+        })
+        .await;
+    world.assert_catches_up(&running, &floor).await;
+    running.end().await;
+}
