@@ -3,8 +3,8 @@
 //! A folder per partition holds packs and one manifest. A pack holds the encoded parts that were new at one checkpoint,
 //! one after the other, and is never changed. The manifest names every segment and where its parts lie; it is replaced
 //! in one step (temporary name, fsync, rename, fsync of the folder) after its packs are synced, so a crash leaves the
-//! old one or the new one. Packs that are mostly dead are written anew, so the folder holds at most about twice
-//! what the partials weigh; what no manifest names is removed.
+//! old one or the new one. Packs that are mostly dead, or small, are written anew, so the folder holds a short list of
+//! packs and at most about twice what the partials weigh; what no manifest names is removed.
 //!
 //! A checkpoint is never precious: whatever does not fit (format, view set, declaration, checksum, cut) is logged and
 //! replaced by a replay from the cut. Checksums lie over every part and over the manifest, so damage gives no numbers.
@@ -177,22 +177,12 @@ impl Checkpoints {
         self.remove_all_but(&packs)
     }
 
-    /// Writes the parts that no pack holds yet, or one that is mostly dead, into a new pack.
+    /// Writes the parts that no pack worth keeping holds into a new pack.
     fn save_parts(&self, image: &Image) -> Result<(), SaveError> {
-        let parts: Vec<&Part> = image
-            .pieces
-            .iter()
-            .flat_map(|piece| piece.views.values().flatten())
-            .collect();
-        let mut live: HashMap<String, u64> = HashMap::new();
-        for place in parts.iter().filter_map(|part| part.stored.get()) {
-            *live.entry(place.pack).or_default() += place.bytes;
-        }
-        let lies_well = |place: &Place| live[&place.pack] * 2 >= place.pack_bytes;
-        let new: Vec<&Part> = parts
-            .into_iter()
-            .filter(|part| !part.stored.get().as_ref().is_some_and(lies_well))
-            .collect();
+        let parts = || image.pieces.iter().flat_map(|piece| piece.views.values().flatten());
+        let keep = packs_to_keep(parts());
+        let lies_well = |part: &&Part| part.stored.get().is_some_and(|place| keep.contains(&place.pack));
+        let new: Vec<&Part> = parts().filter(|part| !lies_well(part)).collect();
         if new.is_empty() {
             return Ok(());
         }
@@ -426,6 +416,33 @@ impl Checkpoints {
             expected: expected.to_string(),
         }
     }
+}
+
+/// Packs that stay as they are; the live parts of the others go into the new one. Rewritten are packs of which less
+/// than half is live, and those not more than twice as large as everything written anew, smallest first: so there are
+/// O(log n) packs, as there are O(log n) runs in a segment.
+fn packs_to_keep<'a>(parts: impl Iterator<Item = &'a Part>) -> BTreeSet<String> {
+    let mut anew = 0;
+    let mut packs: HashMap<String, (u64, u64)> = HashMap::new();
+    for part in parts {
+        match part.stored.get() {
+            Some(place) => packs.entry(place.pack).or_insert((place.pack_bytes, 0)).1 += place.bytes,
+            None => anew += part.bytes as u64,
+        }
+    }
+    let (mut full, dead): (Vec<_>, Vec<_>) = packs.into_iter().partition(|(_, (bytes, live))| live * 2 >= *bytes);
+    anew += dead.iter().map(|(_, (_, live))| live).sum::<u64>();
+    full.sort_by_key(|(_, (bytes, _))| *bytes);
+    let mut small = 0;
+    for (_, (bytes, live)) in &full {
+        if *bytes > 2 * anew {
+            break;
+        }
+        anew += live;
+        small += 1;
+    }
+    full.drain(..small);
+    full.into_iter().map(|(pack, _)| pack).collect()
 }
 
 /// Packs as they are read.

@@ -7,7 +7,12 @@ use crate::world::{CUT_EVERY_MS, STREAM, VIEWS, World};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reading_stops_at_the_budget_and_goes_on_when_batch_has_covered_it() {
-    let world = World::new(&format!("{STREAM}{VIEWS}"), 5).await;
+    // No duplicates: the keys of their horizon are not freed by a batch run.
+    let stream = STREAM.replace(
+        "unique_key = 'click_id', unique_within = '2 minutes'",
+        "archive_raw = true",
+    );
+    let world = World::new(&format!("{stream}{VIEWS}"), 5).await;
     world.append(150, 4_000).await;
     let whole = world.start(&Cut::default(), world.settings()).await;
     world.assert_catches_up(&whole, &Cut::default()).await;
@@ -39,13 +44,13 @@ async fn reading_stops_at_the_budget_and_goes_on_when_batch_has_covered_it() {
             .await;
         world.assert_agrees(&running.layer.snapshot(), &cut).await;
 
-        // Batch covers what every partition has folded, and some more.
+        // Batch covers all that is folded, and in some partitions more.
         let snapshot = running.layer.snapshot();
         let views = snapshot.partitions.values();
         let newest = views
             .filter_map(|view| view.segments.last())
             .map(|segment| segment.ticks.1)
-            .min();
+            .max();
         cut = world.cut_at(Tick(newest.unwrap().0 + CUT_EVERY_MS)).await;
         running.layer.retain(&cut, &[cut.tick.unwrap()]);
         running

@@ -112,7 +112,7 @@ async fn a_floor_where_the_boundary_is_gone_is_replayed_unless_a_newer_cut_close
         .await;
     let snapshot = running.layer.snapshot();
     let mut gone = None;
-    for number in 1..60 {
+    for number in (1..120).rev() {
         let straddled = |segment: &std::sync::Arc<foldline_speed_layer::Segment>| {
             segment.ticks.0 < tick(number) && tick(number) <= segment.ticks.1
         };

@@ -58,6 +58,7 @@ pub struct World {
     pub horizon: Arc<LogHorizon>,
     pub random: Mutex<StdRng>,
     events: AtomicU64,
+    judged: Mutex<BTreeMap<TopicPartition, Arc<Vec<EventBatch>>>>,
 }
 
 impl World {
@@ -87,6 +88,7 @@ impl World {
             topic,
             random: Mutex::new(StdRng::seed_from_u64(seed)),
             events: AtomicU64::new(0),
+            judged: Mutex::default(),
         }
     }
 
@@ -194,8 +196,26 @@ impl World {
     }
 
     /// The whole partition, judged from its origin on.
-    pub async fn batches(&self, partition: &TopicPartition) -> Vec<EventBatch> {
-        read_all(&self.log, &self.stream(), partition, &self.all_columns()).await
+    pub async fn batches(&self, partition: &TopicPartition) -> Arc<Vec<EventBatch>> {
+        let end = self.log.span(partition).await.unwrap().end;
+        let known = self.judged.lock().unwrap().get(partition).cloned();
+        if let Some(batches) = known.filter(|batches| batches.last().map_or(Offset(0), |last| last.offsets.end) == end)
+        {
+            return batches;
+        }
+        let batches = Arc::new(read_all(&self.log, &self.stream(), partition, &self.all_columns()).await);
+        self.judged
+            .lock()
+            .unwrap()
+            .insert(partition.clone(), Arc::clone(&batches));
+        batches
+    }
+
+    /// All rows of the partition; `None` if there are none.
+    async fn rows(&self, partition: &TopicPartition) -> Option<RecordBatch> {
+        let batches = self.batches(partition).await;
+        let schema = batches.first()?.rows.schema();
+        Some(arrow::compute::concat_batches(&schema, batches.iter().map(|batch| &batch.rows)).unwrap())
     }
 
     fn all_columns(&self) -> Vec<String> {
@@ -240,14 +260,12 @@ impl World {
             for partition in self.partitions() {
                 let speed = &snapshot.partitions[&partition];
                 let next = next_of(cut, &partition);
-                for batch in self.batches(&partition).await {
-                    if batch.offsets.end <= next {
-                        partials.push(fold.partial(&batch.rows).await.unwrap());
-                    } else {
-                        assert!(batch.offsets.start >= next, "the cut lies between batches");
-                    }
-                    rows.push(below(&batch.rows, speed.until));
-                }
+                let Some(all) = self.rows(&partition).await else {
+                    continue;
+                };
+                // What batch covers and speed has not reached yet is in the answer.
+                rows.push(below(&all, speed.until.max(next)));
+                partials.push(fold.partial(&below(&all, next)).await.unwrap());
                 for segment in
                     chain(speed, next).unwrap_or_else(|| panic!("no chain at {next} of {partition}: {speed:?}"))
                 {
