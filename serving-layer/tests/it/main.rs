@@ -1,5 +1,11 @@
 //! Tests of the serving layer: seam, fence, answers, HTTP.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on has failed")]
 
+mod agreement;
 mod fences;
+mod figures;
+mod http;
+mod platform;
+mod queries;
+mod reads;
 mod seams;
