@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, TimeUnit};
 use arrow::error::ArrowError;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, ScalarValue};
 use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::SQLOptions;
 use datafusion::logical_expr::{Expr, ScalarUDF, cast, lit};
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use foldline_batch_layer::{ArchiveError, GenerationError};
 use foldline_sql::{Class, FoldError, View, ViewKind};
@@ -361,10 +364,11 @@ impl Inner {
     pub(crate) async fn collect(&self, frame: DataFrame) -> Result<Vec<RecordBatch>, QueryError> {
         let limits = &self.parts.limits;
         let failed = |error| QueryError::from_datafusion(error, QueryError::Run);
-        let mut stream = frame
-            .execute_stream()
-            .await
-            .map_err(|error| QueryError::from_datafusion(error, plan_or_run))?;
+        let planned = |error| QueryError::from_datafusion(error, plan_or_run);
+        let context = Arc::new(frame.task_ctx());
+        let plan = frame.create_physical_plan().await.map_err(planned)?;
+        let plan = cooperative(plan).map_err(planned)?;
+        let mut stream = execute_stream(plan, context).map_err(planned)?;
         let (mut batches, mut rows, mut bytes) = (Vec::new(), 0, 0);
         while let Some(batch) = stream.next().await {
             let batch = batch.map_err(failed)?;
@@ -382,6 +386,19 @@ impl Inner {
         }
         Ok(batches)
     }
+}
+
+/// Makes what multiplies rows give way after every few batches. A join goes on for hours without asking its inputs for
+/// more, and a task that never gives way cannot be stopped at the longest query time.
+fn cooperative(plan: Arc<dyn ExecutionPlan>) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+    let wrapped = plan.transform_up(|node| {
+        let multiplies = node.children().len() > 1 || node.name() == "UnnestExec";
+        if !multiplies {
+            return Ok(Transformed::no(node));
+        }
+        Ok(Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>))
+    })?;
+    Ok(wrapped.data)
 }
 
 /// Planning goes on until the first row is asked for, and constants are computed while planning.

@@ -200,12 +200,12 @@ impl Serving {
     {
         let limit = self.inner.parts.limits.query_time;
         let workers = self.inner.parts.workers.clone().unwrap_or_else(Handle::current);
-        let task = AbortOnDrop(workers.spawn(tokio::time::timeout(limit, work)));
-        let mut task = task;
-        match (&mut task.0).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(QueryError::TimedOut { limit }),
-            Err(_) => Err(QueryError::Panicked),
+        // Bounded on both sides: the inner bound stops the work where it gives way, the outer one answers in any case.
+        let mut task = AbortOnDrop(workers.spawn(tokio::time::timeout(limit, work)));
+        match tokio::time::timeout(limit, &mut task.0).await {
+            Ok(Ok(Ok(result))) => result,
+            Ok(Ok(Err(_))) | Err(_) => Err(QueryError::TimedOut { limit }),
+            Ok(Err(_)) => Err(QueryError::Panicked),
         }
     }
 }

@@ -98,6 +98,12 @@ impl Shown {
         self.registry.register(name, help, gauges.clone());
         gauges
     }
+
+    fn number(&mut self, name: &str, help: &str, value: f64) {
+        let gauge = Gauge::<f64, AtomicU64>::default();
+        gauge.set(value);
+        self.registry.register(name, help, gauge);
+    }
 }
 
 fn gauges(status: &Status, views: &[ViewInfo]) -> Registry {
@@ -128,9 +134,8 @@ fn gauges(status: &Status, views: &[ViewInfo]) -> Registry {
         let labels = vec![("holder", holder.name.clone())];
         memory.get_or_create(&labels).set(holder.bytes as f64);
     }
-    let problems = shown.gauge("problems", "Reasons for not being ready");
     let reasons = status.reasons().len() + views.iter().filter(|view| view.state == BROKEN).count();
-    problems.get_or_create(&Vec::new()).set(reasons as f64);
+    shown.number("problems", "Reasons for not being ready", reasons as f64);
     shown.registry
 }
 
@@ -178,21 +183,16 @@ fn partitions(shown: &mut Shown, status: &Status) {
 }
 
 fn generations(shown: &mut Shown, status: &Status) {
-    let number = shown.gauge("generation", "Number of the current generation");
-    let age = shown.gauge(
-        "generation_age_seconds",
-        "Seconds since the current generation was published",
-    );
     let Some(current) = status.generations.iter().find(|generation| generation.current) else {
         return;
     };
-    number.get_or_create(&Vec::new()).set(current.number as f64);
+    shown.number("generation", "Number of the current generation", current.number as f64);
     let published = current
         .published
         .as_deref()
         .and_then(|published| DateTime::parse_from_rfc3339(published).ok());
     if let Some(published) = published {
         let seconds = (Utc::now() - published.with_timezone(&Utc)).num_milliseconds() as f64 / 1000.0;
-        age.get_or_create(&Vec::new()).set(seconds.max(0.0));
+        shown.number("generation_age_seconds", "Seconds since the current generation was published", seconds.max(0.0));
     }
 }

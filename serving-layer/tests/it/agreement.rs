@@ -8,8 +8,8 @@ use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::TimestampMicrosecondType;
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionConfig;
-use foldline_sql::ViewKind;
 use foldline_serving_layer::{Answer, Mode, ReadRequest, Sort};
+use foldline_sql::ViewKind;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -60,11 +60,19 @@ async fn the_merged_answer_is_plain_sql_at_every_random_cut() {
         platform.seam_at(&log, &cuts, &ends, seed).await;
         for view in FOLDS {
             let context = format!("seed {seed}, view {view}, cuts {cuts:?}");
-            let answer = platform.serving.read_view(view, everything(), Mode::Merged).await.unwrap();
+            let answer = platform
+                .serving
+                .read_view(view, everything(), Mode::Merged)
+                .await
+                .unwrap();
             assert_same(&one_batch(&answer), &platform.plain(view, &log, &ends).await, &context);
             assert_eq!(answer.coverage.generation, Some(1));
 
-            let answer = platform.serving.read_view(view, everything(), Mode::BatchOnly).await.unwrap();
+            let answer = platform
+                .serving
+                .read_view(view, everything(), Mode::BatchOnly)
+                .await
+                .unwrap();
             assert_same(&one_batch(&answer), &platform.plain(view, &log, &cuts).await, &context);
         }
     }
@@ -77,11 +85,19 @@ async fn without_a_generation_speed_alone_is_plain_sql() {
     let bounds = ends.iter().map(|(partition, end)| (*partition, vec![ORIGIN, 20, *end]));
     platform.fold_speed(&log, &bounds.collect(), &[]).await;
     for view in FOLDS {
-        let answer = platform.serving.read_view(view, everything(), Mode::Merged).await.unwrap();
+        let answer = platform
+            .serving
+            .read_view(view, everything(), Mode::Merged)
+            .await
+            .unwrap();
         assert_same(&one_batch(&answer), &platform.plain(view, &log, &ends).await, view);
         assert_eq!(answer.coverage.generation, None);
     }
-    let error = platform.serving.read_view("users", everything(), Mode::BatchOnly).await.unwrap_err();
+    let error = platform
+        .serving
+        .read_view("users", everything(), Mode::BatchOnly)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("no generation yet"), "{error}");
 }
 
@@ -93,10 +109,22 @@ async fn an_old_generation_answers_at_its_cut() {
     let second = at(&[(0, 40), (1, 30), (2, 35)]);
     let one = platform.publish(&log, &first, &[]).await;
     platform.seam_at(&log, &second, &ends, 1).await;
-    let answer = platform.serving.read_view("users", everything(), Mode::At(one.number)).await.unwrap();
-    assert_same(&one_batch(&answer), &platform.plain("users", &log, &first).await, "at 1");
+    let answer = platform
+        .serving
+        .read_view("users", everything(), Mode::At(one.number))
+        .await
+        .unwrap();
+    assert_same(
+        &one_batch(&answer),
+        &platform.plain("users", &log, &first).await,
+        "at 1",
+    );
     assert_eq!(answer.coverage.until["events/1"], 30);
-    let answer = platform.serving.read_view("users", everything(), Mode::Merged).await.unwrap();
+    let answer = platform
+        .serving
+        .read_view("users", everything(), Mode::Merged)
+        .await
+        .unwrap();
     assert_eq!(answer.coverage.generation, Some(2));
 }
 
@@ -104,7 +132,9 @@ async fn an_old_generation_answers_at_its_cut() {
 async fn views_over_views_and_sql_say_the_same_as_the_views_below() {
     let platform = Platform::new(PIPELINE).await;
     let (log, ends) = random_log(&platform.catalog, 5, 80, 9);
-    platform.seam_at(&log, &at(&[(0, 20), (1, 50), (2, 60)]), &ends, 2).await;
+    platform
+        .seam_at(&log, &at(&[(0, 20), (1, 50), (2, 60)]), &ends, 2)
+        .await;
 
     let users = platform.plain("users", &log, &ends).await;
     let session = foldline_sql::session_context(SessionConfig::new());
@@ -113,19 +143,36 @@ async fn views_over_views_and_sql_say_the_same_as_the_views_below() {
     let ViewKind::Derived { sql } = &platform.catalog.view("active").unwrap().kind else {
         panic!("a view over views")
     };
-    let expected = session.sql(sql).await.unwrap().sort_by(vec![datafusion::prelude::col("n")]).unwrap();
+    let expected = session
+        .sql(sql)
+        .await
+        .unwrap()
+        .sort_by(vec![datafusion::prelude::col("n")])
+        .unwrap();
     let expected = expected.collect().await.unwrap();
     let expected = concat_batches(&expected[0].schema(), &expected).unwrap();
 
     let mut request = everything();
     request.order = Sort::parse("n").unwrap();
-    let answer = platform.serving.read_view("active", request, Mode::Merged).await.unwrap();
+    let answer = platform
+        .serving
+        .read_view("active", request, Mode::Merged)
+        .await
+        .unwrap();
     assert_same(&one_batch(&answer), &expected, "active");
     assert!(answer.rows() > 1);
 
-    let answer = platform.serving.sql("SELECT * FROM active ORDER BY n", Mode::Merged).await.unwrap();
+    let answer = platform
+        .serving
+        .sql("SELECT * FROM active ORDER BY n", Mode::Merged)
+        .await
+        .unwrap();
     assert_same(&one_batch(&answer), &expected, "active by SQL");
-    let answer = platform.serving.sql("SELECT * FROM users ORDER BY user_id", Mode::Merged).await.unwrap();
+    let answer = platform
+        .serving
+        .sql("SELECT * FROM users ORDER BY user_id", Mode::Merged)
+        .await
+        .unwrap();
     assert_same(&one_batch(&answer), &users, "users by SQL");
 }
 
@@ -133,10 +180,15 @@ async fn views_over_views_and_sql_say_the_same_as_the_views_below() {
 async fn retention_hides_windows_by_the_event_time_covered() {
     let platform = Platform::new(PIPELINE).await;
     let (log, ends) = random_log(&platform.catalog, 6, 80, 5);
-    platform.seam_at(&log, &at(&[(0, 40), (1, 50), (2, 60)]), &ends, 2).await;
+    platform
+        .seam_at(&log, &at(&[(0, 40), (1, 50), (2, 60)]), &ends, 2)
+        .await;
     let plain = platform.plain("recent", &log, &ends).await;
     let newest = log.values().flat_map(|rows| {
-        let times = rows.column_by_name("at").unwrap().as_primitive::<TimestampMicrosecondType>();
+        let times = rows
+            .column_by_name("at")
+            .unwrap()
+            .as_primitive::<TimestampMicrosecondType>();
         times.values().to_vec()
     });
     let oldest = newest.max().unwrap() - 24 * 3_600_000_000;
@@ -145,9 +197,17 @@ async fn retention_hides_windows_by_the_event_time_covered() {
     let expected = filter_record_batch(&plain, &young).unwrap();
     assert!(expected.num_rows() < plain.num_rows());
 
-    let answer = platform.serving.read_view("recent", everything(), Mode::Merged).await.unwrap();
+    let answer = platform
+        .serving
+        .read_view("recent", everything(), Mode::Merged)
+        .await
+        .unwrap();
     assert_same(&one_batch(&answer), &expected, "recent");
-    let answer = platform.serving.sql("SELECT * FROM recent ORDER BY 1", Mode::Merged).await.unwrap();
+    let answer = platform
+        .serving
+        .sql("SELECT * FROM recent ORDER BY 1", Mode::Merged)
+        .await
+        .unwrap();
     assert_same(&one_batch(&answer), &expected, "recent by SQL");
 }
 
@@ -156,15 +216,27 @@ async fn kept_answers_do_not_outlive_what_they_cover() {
     let platform = Platform::new(PIPELINE).await;
     let (log, ends) = random_log(&platform.catalog, 7, 50, 5);
     platform.publish(&log, &at(&[(0, 20), (1, 30), (2, 10)]), &[]).await;
-    for untils in [at(&[(0, 30), (1, 40), (2, 40)]), ends.clone(), at(&[(0, 30), (1, 40), (2, 40)])] {
+    for untils in [
+        at(&[(0, 30), (1, 40), (2, 40)]),
+        ends.clone(),
+        at(&[(0, 30), (1, 40), (2, 40)]),
+    ] {
         let bounds = untils.iter().map(|(partition, until)| {
             let cut = [20, 30, 10][*partition as usize];
             (*partition, vec![cut, *until])
         });
         platform.fold_speed(&log, &bounds.collect(), &[]).await;
         for _ in 0..2 {
-            let answer = platform.serving.read_view("users", everything(), Mode::Merged).await.unwrap();
-            assert_same(&one_batch(&answer), &platform.plain("users", &log, &untils).await, "users");
+            let answer = platform
+                .serving
+                .read_view("users", everything(), Mode::Merged)
+                .await
+                .unwrap();
+            assert_same(
+                &one_batch(&answer),
+                &platform.plain("users", &log, &untils).await,
+                "users",
+            );
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use foldline_serving_layer::{Filter, Mode, ReadRequest};
 
-use crate::platform::{PIPELINE, PARTITIONS, Platform, at, random_log};
+use crate::platform::{PARTITIONS, PIPELINE, Platform, at, random_log};
 
 fn quantiles(name: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
@@ -33,8 +33,16 @@ async fn point_reads_among_100_000_keys() {
         quantiles(&format!("point read of {view}"), times.split_off(100));
     }
     let since = Instant::now();
-    let answer = platform.serving.sql("SELECT count(*), sum(n) FROM users", Mode::Merged).await.unwrap();
-    println!("first whole finish of users: {:?} ({} rows)", since.elapsed(), answer.rows());
+    let answer = platform
+        .serving
+        .sql("SELECT count(*), sum(n) FROM users", Mode::Merged)
+        .await
+        .unwrap();
+    println!(
+        "first whole finish of users: {:?} ({} rows)",
+        since.elapsed(),
+        answer.rows()
+    );
     let mut times = Vec::new();
     for read in 0..50 {
         let since = Instant::now();

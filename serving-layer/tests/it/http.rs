@@ -8,7 +8,6 @@ use foldline_serving_layer::{Status, StatusSource};
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 
-
 use crate::platform::{PIPELINE, Platform, at, random_log, rows};
 
 #[derive(Debug, Default)]
@@ -45,7 +44,9 @@ impl Server {
     async fn filled() -> Self {
         let platform = Platform::new(PIPELINE).await;
         let (log, ends) = random_log(&platform.catalog, 31, 60, 6);
-        platform.seam_at(&log, &at(&[(0, 30), (1, 40), (2, 20)]), &ends, 3).await;
+        platform
+            .seam_at(&log, &at(&[(0, 30), (1, 40), (2, 20)]), &ends, 3)
+            .await;
         Self::start(platform).await
     }
 
@@ -61,7 +62,10 @@ impl Server {
     }
 
     async fn query(&self, body: &str) -> (u16, String) {
-        let request = self.client.post(format!("{}/v1/query", self.address)).body(body.to_owned());
+        let request = self
+            .client
+            .post(format!("{}/v1/query", self.address))
+            .body(body.to_owned());
         let response = request.header("content-type", "application/json").send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     }
@@ -70,8 +74,13 @@ impl Server {
 #[tokio::test]
 async fn an_answer_has_the_shape_of_the_interface() {
     let server = Server::filled().await;
-    let answer = server.json("/v1/views/days?user_id=u1&day=gte.2024-01-11&order=day.desc&limit=2").await;
-    assert_eq!(answer["meta"][0], serde_json::json!({"name": "user_id", "type": "TEXT"}));
+    let answer = server
+        .json("/v1/views/days?user_id=u1&day=gte.2024-01-11&order=day.desc&limit=2")
+        .await;
+    assert_eq!(
+        answer["meta"][0],
+        serde_json::json!({"name": "user_id", "type": "TEXT"})
+    );
     assert_eq!(answer["meta"][1]["type"], "TIMESTAMPTZ");
     assert_eq!(answer["rows"], 2);
     assert_eq!(answer["data"][0]["user_id"], "u1");
@@ -90,7 +99,10 @@ async fn an_answer_has_the_shape_of_the_interface() {
     assert_eq!((status, &answer["data"][0]["n"]), (200, &serde_json::json!(6)));
 
     let empty = server.json("/v1/views/users?user_id=nobody").await;
-    assert_eq!((&empty["rows"], &empty["data"]), (&serde_json::json!(0), &serde_json::json!([])));
+    assert_eq!(
+        (&empty["rows"], &empty["data"]),
+        (&serde_json::json!(0), &serde_json::json!([]))
+    );
     let batch = server.json("/v1/views/everything?batch_only=true").await;
     assert_eq!(batch["coverage"]["cut"], batch["coverage"]["until"]);
     assert_eq!(batch, {
@@ -109,7 +121,10 @@ async fn every_format_carries_the_same_rows() {
     let server = Server::filled().await;
     let rows = server.json("/v1/views/users").await["rows"].as_u64().unwrap() as usize;
     let ask = async |accept: &str, path: &str| {
-        let request = server.client.get(format!("{}{path}", server.address)).header("accept", accept);
+        let request = server
+            .client
+            .get(format!("{}{path}", server.address))
+            .header("accept", accept);
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), 200, "{accept}");
         assert_eq!(response.headers()["content-type"], accept);
@@ -119,13 +134,18 @@ async fn every_format_carries_the_same_rows() {
         response.bytes().await.unwrap()
     };
     let lines = ask("application/x-ndjson", "/v1/views/users").await;
-    let lines: Vec<Value> = lines.split(|b| *b == b'\n').filter(|line| !line.is_empty())
+    let lines: Vec<Value> = lines
+        .split(|b| *b == b'\n')
+        .filter(|line| !line.is_empty())
         .map(|line| serde_json::from_slice(line).unwrap())
         .collect();
     assert_eq!(lines.len(), rows);
     let csv = String::from_utf8(ask("text/csv", "/v1/views/users").await.to_vec()).unwrap();
     assert_eq!(csv.lines().count(), rows + 1);
-    assert!(csv.starts_with("user_id,n,total,revenue,newest,last_kind\nu0,"), "{csv}");
+    assert!(
+        csv.starts_with("user_id,n,total,revenue,newest,last_kind\nu0,"),
+        "{csv}"
+    );
     assert!(csv.lines().nth(1).unwrap().contains("Z,"), "{csv}");
     let csv = String::from_utf8(ask("text/csv", "/v1/views/actions").await.to_vec()).unwrap();
     assert!(csv.contains("[\"\""), "a list is JSON text: {csv}");
@@ -136,7 +156,10 @@ async fn every_format_carries_the_same_rows() {
     let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReader::try_new(file, 1000).unwrap();
     assert_eq!(reader.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), rows);
 
-    let request = server.client.get(format!("{}/v1/views/users", server.address)).header("accept", "image/png");
+    let request = server
+        .client
+        .get(format!("{}/v1/views/users", server.address))
+        .header("accept", "image/png");
     assert_eq!(request.send().await.unwrap().status(), 406);
     let csv = String::from_utf8(ask("text/csv", "/v1/views/users?user_id=nobody").await.to_vec()).unwrap();
     assert_eq!(csv.trim(), "user_id,n,total,revenue,newest,last_kind");
@@ -155,7 +178,9 @@ async fn digits_are_kept() {
     };
     let lines = line(5, "9223372036854775807", "123456789012345678.91") + &line(6, "-9223372036854775808", "-0.01");
     let none = rows(&schema, "");
-    let log = [(0, rows(&schema, &lines)), (1, none.clone()), (2, none)].into_iter().collect();
+    let log = [(0, rows(&schema, &lines)), (1, none.clone()), (2, none)]
+        .into_iter()
+        .collect();
     let bounds = [(0, vec![5, 7]), (1, vec![5]), (2, vec![5])].into_iter().collect();
     platform.fold_speed(&log, &bounds, &[]).await;
     let server = Server::start(platform).await;
@@ -174,7 +199,10 @@ async fn digits_are_kept() {
                TIMESTAMP '2024-02-29 10:00:00' AS d, 1.10 AS e, 0.1 + 0.2 AS f, X'00ff' AS g";
     let (status, text) = server.query(&serde_json::json!({ "sql": sql }).to_string()).await;
     assert_eq!(status, 200, "{text}");
-    assert!(text.contains("\"a\":null,\"b\":null,\"c\":\"2024-02-29\",\"d\":\"2024-02-29T10:00:00Z\""), "{text}");
+    assert!(
+        text.contains("\"a\":null,\"b\":null,\"c\":\"2024-02-29\",\"d\":\"2024-02-29T10:00:00Z\""),
+        "{text}"
+    );
     assert!(text.contains("\"g\":\"00ff\""), "{text}");
 }
 
@@ -184,13 +212,28 @@ async fn errors_are_problem_documents() {
     for (path, status, kind, says) in [
         ("/v1/views/nope", 404, "unknown-view", "there are: users"),
         ("/v1/views/users?nope=1", 400, "unknown-column", "it has: user_id, n,"),
-        ("/v1/views/users?n=many", 400, "bad-value", "\"many\" does not fit column \"n\" of type BIGINT"),
+        (
+            "/v1/views/users?n=many",
+            400,
+            "bad-value",
+            "\"many\" does not fit column \"n\" of type BIGINT",
+        ),
         ("/v1/views/users?limit=-1", 400, "bad-parameter", "limit"),
         ("/v1/views/users?at=99", 404, "unknown-generation", "generation 99"),
-        ("/v1/views/users?at=1&speed_only=true", 400, "bad-parameter", "batch alone"),
+        (
+            "/v1/views/users?at=1&speed_only=true",
+            400,
+            "bad-parameter",
+            "batch alone",
+        ),
         ("/v1/views/users?select=nope", 400, "unknown-column", "nope"),
     ] {
-        let response = server.client.get(format!("{}{path}", server.address)).send().await.unwrap();
+        let response = server
+            .client
+            .get(format!("{}{path}", server.address))
+            .send()
+            .await
+            .unwrap();
         assert_eq!(response.status(), status, "{path}");
         assert_eq!(response.headers()["content-type"], "application/problem+json");
         let problem: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
@@ -233,12 +276,22 @@ async fn readiness_follows_the_seam() {
 
     // A hole: speed begins behind the cut.
     let (log, ends) = random_log(&server.platform.catalog, 31, 60, 6);
-    let bounds = [(0, vec![31, ends[&0]]), (1, vec![40, ends[&1]]), (2, vec![20, ends[&2]])];
-    server.platform.fold_speed(&log, &bounds.into_iter().collect(), &[]).await;
+    let bounds = [
+        (0, vec![31, ends[&0]]),
+        (1, vec![40, ends[&1]]),
+        (2, vec![20, ends[&2]]),
+    ];
+    server
+        .platform
+        .fold_speed(&log, &bounds.into_iter().collect(), &[])
+        .await;
     let (status, text) = server.get("/readyz").await;
     assert!(status == 503 && text.contains("events/0: batch ends at 30"), "{text}");
     let (status, text) = server.get("/v1/views/users").await;
-    assert!(status == 503 && text.contains("urn:foldline:problem:open-seam"), "{text}");
+    assert!(
+        status == 503 && text.contains("urn:foldline:problem:open-seam"),
+        "{text}"
+    );
     let shown = server.json("/v1/status").await;
     assert_eq!(shown["views"][0]["state"], "broken");
     assert_eq!(shown["ready"], false);
@@ -250,13 +303,18 @@ async fn a_building_view_does_not_make_the_platform_unready() {
     let (log, ends) = random_log(&platform.catalog, 32, 60, 6);
     let cuts = at(&[(0, 30), (1, 40), (2, 20)]);
     platform.publish(&log, &cuts, &["days"]).await;
-    let bounds = cuts.iter().map(|(partition, cut)| (*partition, vec![*cut, ends[partition]]));
+    let bounds = cuts
+        .iter()
+        .map(|(partition, cut)| (*partition, vec![*cut, ends[partition]]));
     platform.fold_speed(&log, &bounds.collect(), &[]).await;
     let server = Server::start(platform).await;
     let (status, text) = server.get("/readyz").await;
     assert_eq!(status, 200, "{text}");
     let (status, text) = server.get("/v1/views/days").await;
-    assert!(status == 503 && text.contains("urn:foldline:problem:view-building"), "{text}");
+    assert!(
+        status == 503 && text.contains("urn:foldline:problem:view-building"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -289,11 +347,22 @@ async fn the_rest_answers() {
     }];
     let views = server.json("/v1/views").await;
     assert_eq!(views["views"][0]["name"], "users");
-    assert_eq!(views["views"][0]["columns"][3], serde_json::json!({"name": "revenue", "type": "DECIMAL(30,2)"}));
+    assert_eq!(
+        views["views"][0]["columns"][3],
+        serde_json::json!({"name": "revenue", "type": "DECIMAL(30,2)"})
+    );
     assert_eq!(views["views"][6]["reads"], serde_json::json!(["users"]));
     assert_eq!(views["views"][0]["state"], "ready");
     let described = server.json("/openapi.json").await;
-    for path in ["/v1/views", "/v1/views/{view}", "/v1/query", "/v1/status", "/healthz", "/readyz", "/metrics"] {
+    for path in [
+        "/v1/views",
+        "/v1/views/{view}",
+        "/v1/query",
+        "/v1/status",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    ] {
         assert!(described["paths"][path].is_object(), "{path}");
     }
     server.get("/v1/views/users").await;
@@ -301,9 +370,9 @@ async fn the_rest_answers() {
     for line in [
         "foldline_questions_total{way=\"view\",outcome=\"answered\"} 1",
         "foldline_answer_seconds_count{way=\"view\"} 1",
-        "foldline_generation 1",
+        "foldline_generation 1.0",
         "foldline_freshness_seconds{view=\"users\"} 1.5",
-        "foldline_problems 0",
+        "foldline_problems 0.0",
         "# EOF",
     ] {
         assert!(text.contains(line), "{line} in {text}");
@@ -311,5 +380,8 @@ async fn the_rest_answers() {
     let (status, page) = server.get("/").await;
     assert_eq!(status, 200);
     assert!(page.contains("<title>foldline</title>"));
-    assert!(!page.contains("src=\"http") && !page.contains("href=\"http"), "the page needs nothing else");
+    assert!(
+        !page.contains("src=\"http") && !page.contains("href=\"http"),
+        "the page needs nothing else"
+    );
 }

@@ -39,8 +39,8 @@ FROM events GROUP BY 1, 2;
 CREATE VIEW kinds AS SELECT kind, count(DISTINCT user_id) AS users FROM events GROUP BY kind;
 CREATE VIEW everything AS SELECT count(*) AS n, min(amount) AS lowest, max(price) AS dearest FROM events;
 CREATE VIEW actions AS SELECT user_id, array_agg(kind ORDER BY at) AS kinds FROM events GROUP BY user_id;
-CREATE VIEW recent AS
-SELECT tumble(at, INTERVAL '1 hour') AS hour, count(*) AS n FROM events GROUP BY 1 WITH (retention = '24 hours');
+CREATE VIEW recent WITH (retention = '24 hours') AS
+SELECT tumble(at, INTERVAL '1 hour') AS hour, count(*) AS n FROM events GROUP BY 1;
 CREATE VIEW active AS SELECT n, count(*) AS users, max(total) AS most FROM users GROUP BY n;
 ";
 
@@ -76,7 +76,11 @@ impl Platform {
             name: "test.sql".to_owned(),
             text: pipeline.to_owned(),
         };
-        let catalog = Arc::new(Catalog::compile(&[file]).await.unwrap_or_else(|refusals| panic!("{}", refusals[0])));
+        let catalog = Arc::new(
+            Catalog::compile(&[file])
+                .await
+                .unwrap_or_else(|refusals| panic!("{}", refusals[0])),
+        );
         let store = Arc::new(InMemory::new());
         let clock = ManualClock::new(START_MS + 86_400_000);
         let generations = Generations::new(store.clone(), Arc::new(clock.clone()), 60_000, 10);
@@ -121,7 +125,9 @@ impl Platform {
 
     fn folds(&self) -> Vec<(String, String, Arc<Fold>)> {
         let folds = self.catalog.folds_of("events").into_iter();
-        folds.map(|(view, fold)| (view.id.clone(), view.name.clone(), fold)).collect()
+        folds
+            .map(|(view, fold)| (view.id.clone(), view.name.clone(), fold))
+            .collect()
     }
 
     pub(crate) fn partition(&self, number: u32) -> TopicPartition {
@@ -130,8 +136,10 @@ impl Platform {
 
     /// Publishes a generation at `cuts`, with one partial per event date, but for the views called `without`.
     pub(crate) async fn publish(&self, log: &Log, cuts: &BTreeMap<u32, u64>, without: &[&str]) -> Arc<Generation> {
-        let below: Vec<RecordBatch> =
-            cuts.iter().map(|(partition, cut)| between(&log[partition], 0..*cut)).collect();
+        let below: Vec<RecordBatch> = cuts
+            .iter()
+            .map(|(partition, cut)| between(&log[partition], 0..*cut))
+            .collect();
         let mut views = BTreeMap::new();
         for (id, name, fold) in self.folds() {
             if without.contains(&name.as_str()) {
@@ -238,8 +246,10 @@ impl Platform {
 
     /// What plain SQL says about the rows below `untils`.
     pub(crate) async fn plain(&self, view: &str, log: &Log, untils: &BTreeMap<u32, u64>) -> RecordBatch {
-        let rows: Vec<RecordBatch> =
-            untils.iter().map(|(partition, until)| between(&log[partition], 0..*until)).collect();
+        let rows: Vec<RecordBatch> = untils
+            .iter()
+            .map(|(partition, until)| between(&log[partition], 0..*until))
+            .collect();
         self.fold(view).plain(&rows).await.unwrap()
     }
 }
@@ -303,13 +313,18 @@ pub(crate) fn rows(schema: &SchemaRef, lines: &str) -> RecordBatch {
 
 fn between(rows: &RecordBatch, offsets: Range<u64>) -> RecordBatch {
     let column = rows.column_by_name("_offset").unwrap().as_primitive::<Int64Type>();
-    let wanted = column.iter().map(|offset| offset.map(|offset| offsets.contains(&(offset as u64))));
+    let wanted = column
+        .iter()
+        .map(|offset| offset.map(|offset| offsets.contains(&(offset as u64))));
     filter_record_batch(rows, &wanted.collect()).unwrap()
 }
 
 fn marks(rows: &RecordBatch, until: u64) -> MarkState {
     let below = between(rows, 0..until);
-    let times = below.column_by_name("at").unwrap().as_primitive::<TimestampMicrosecondType>();
+    let times = below
+        .column_by_name("at")
+        .unwrap()
+        .as_primitive::<TimestampMicrosecondType>();
     MarkState {
         record_time: None,
         max_event_time: times.values().iter().copied().max(),
@@ -318,11 +333,18 @@ fn marks(rows: &RecordBatch, until: u64) -> MarkState {
 
 fn by_date(batches: &[RecordBatch]) -> BTreeMap<NaiveDate, RecordBatch> {
     let all = concat_batches(&batches[0].schema(), batches).unwrap();
-    let times = all.column_by_name("at").unwrap().as_primitive::<TimestampMicrosecondType>();
+    let times = all
+        .column_by_name("at")
+        .unwrap()
+        .as_primitive::<TimestampMicrosecondType>();
     let date = |micros: i64| DateTime::from_timestamp_micros(micros).unwrap().date_naive();
     let dates: std::collections::BTreeSet<NaiveDate> = times.values().iter().map(|micros| date(*micros)).collect();
     let of_date = |wanted: NaiveDate| {
-        let wanted = times.values().iter().map(|micros| Some(date(*micros) == wanted)).collect();
+        let wanted = times
+            .values()
+            .iter()
+            .map(|micros| Some(date(*micros) == wanted))
+            .collect();
         filter_record_batch(&all, &wanted).unwrap()
     };
     dates.into_iter().map(|date| (date, of_date(date))).collect()

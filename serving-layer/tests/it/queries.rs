@@ -12,12 +12,18 @@ use crate::platform::{PIPELINE, Platform, at, random_log};
 async fn platform(limits: Limits) -> Platform {
     let platform = Platform::with_limits(PIPELINE, limits).await;
     let (log, ends) = random_log(&platform.catalog, 21, 120, 12);
-    platform.seam_at(&log, &at(&[(0, 60), (1, 70), (2, 30)]), &ends, 3).await;
+    platform
+        .seam_at(&log, &at(&[(0, 60), (1, 70), (2, 30)]), &ends, 3)
+        .await;
     platform
 }
 
 async fn run(platform: &Platform, sql: &str) -> Result<RecordBatch, QueryError> {
-    platform.serving.sql(sql, Mode::Merged).await.map(|answer| one_batch(&answer))
+    platform
+        .serving
+        .sql(sql, Mode::Merged)
+        .await
+        .map(|answer| one_batch(&answer))
 }
 
 #[tokio::test]
@@ -30,14 +36,33 @@ async fn one_seam_for_the_whole_query() {
     );
     let answer = answer.await.unwrap();
     assert_eq!(answer.column(0).as_primitive::<Int64Type>().value(0), 0);
-    assert!(answer.column(1).as_boolean().value(0), "as_of() is the largest event time covered");
+    assert!(
+        answer.column(1).as_boolean().value(0),
+        "as_of() is the largest event time covered"
+    );
     assert!(answer.column(2).as_boolean().value(0));
-    let rows = run(&platform, "SELECT * FROM days WHERE day > as_of() - INTERVAL '1 day'").await.unwrap();
+    let rows = run(&platform, "SELECT * FROM days WHERE day > as_of() - INTERVAL '1 day'")
+        .await
+        .unwrap();
     assert!(rows.num_rows() > 0);
-    run(&platform, "SELECT user_id, sum(n) FROM days GROUP BY 1 HAVING sum(n) > 3 ORDER BY 2 LIMIT 3").await.unwrap();
-    run(&platform, "SELECT * FROM users JOIN days USING (user_id) WHERE user_id = 'u1'").await.unwrap();
-    run(&platform, "SELECT row_number() OVER (ORDER BY n) FROM users").await.unwrap();
-    run(&platform, "EXPLAIN SELECT * FROM users WHERE user_id = 'u1'").await.unwrap();
+    run(
+        &platform,
+        "SELECT user_id, sum(n) FROM days GROUP BY 1 HAVING sum(n) > 3 ORDER BY 2 LIMIT 3",
+    )
+    .await
+    .unwrap();
+    run(
+        &platform,
+        "SELECT * FROM users JOIN days USING (user_id) WHERE users.user_id = 'u1'",
+    )
+    .await
+    .unwrap();
+    run(&platform, "SELECT row_number() OVER (ORDER BY n) FROM users")
+        .await
+        .unwrap();
+    run(&platform, "EXPLAIN SELECT * FROM users WHERE user_id = 'u1'")
+        .await
+        .unwrap();
     assert_eq!(run(&platform, "SELECT 1 WHERE false").await.unwrap().num_rows(), 0);
 }
 
@@ -58,8 +83,12 @@ async fn keys_reach_the_partials_and_change_nothing() {
     ] {
         let pushed = format!("SELECT count(*), sum(n) FROM days WHERE {condition}");
         // LIMIT keeps filters above it.
-        let above = format!("SELECT count(*), sum(n) FROM (SELECT * FROM days LIMIT 1000000) AS days WHERE {condition}");
-        let (pushed, above) = (run(&platform, &pushed).await.unwrap(), run(&platform, &above).await.unwrap());
+        let above =
+            format!("SELECT count(*), sum(n) FROM (SELECT * FROM days LIMIT 1000000) AS days WHERE {condition}");
+        let (pushed, above) = (
+            run(&platform, &pushed).await.unwrap(),
+            run(&platform, &above).await.unwrap(),
+        );
         assert_eq!(pushed.columns(), above.columns(), "{condition}");
     }
 }
@@ -110,14 +139,23 @@ async fn time_rows_and_memory_are_bounded() {
     .await;
     let since = Instant::now();
     let big = "users AS a, users AS b, users AS c, users AS d, users AS e, users AS f, users AS g, users AS h";
-    let error = run(&platform, &format!("SELECT count(*) FROM {big} WHERE a.n + b.n + c.n + d.n + h.n < 0")).await;
+    let error = run(
+        &platform,
+        &format!("SELECT count(*) FROM {big} WHERE a.n + b.n + c.n + d.n + h.n < 0"),
+    )
+    .await;
     assert!(matches!(error.unwrap_err(), QueryError::TimedOut { .. }));
     let endless = "WITH RECURSIVE r AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM r) SELECT count(*) FROM r";
     let error = run(&platform, endless).await.unwrap_err();
-    assert!(matches!(error, QueryError::TimedOut { .. } | QueryError::OutOfMemory(_)), "{error:?}");
+    assert!(
+        matches!(error, QueryError::TimedOut { .. } | QueryError::OutOfMemory(_)),
+        "{error:?}"
+    );
     assert!(since.elapsed() < Duration::from_secs(20));
 
-    let error = run(&platform, "SELECT a.n FROM users AS a, users AS b").await.unwrap_err();
+    let error = run(&platform, "SELECT a.n FROM users AS a, users AS b")
+        .await
+        .unwrap_err();
     assert!(matches!(error, QueryError::TooLarge { .. }), "{error:?}");
     let wide = "SELECT a.user_id || b.user_id || c.user_id || d.user_id || e.user_id AS k, count(*) FROM users AS a, \
                 users AS b, users AS c, users AS d, users AS e GROUP BY 1";

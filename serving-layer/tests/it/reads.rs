@@ -11,13 +11,18 @@ use crate::platform::{PIPELINE, Platform, at, random_log};
 async fn platform() -> Platform {
     let platform = Platform::new(PIPELINE).await;
     let (log, ends) = random_log(&platform.catalog, 11, 120, 12);
-    platform.seam_at(&log, &at(&[(0, 60), (1, 70), (2, 30)]), &ends, 3).await;
+    platform
+        .seam_at(&log, &at(&[(0, 60), (1, 70), (2, 30)]), &ends, 3)
+        .await;
     platform
 }
 
 async fn read(platform: &Platform, view: &str, filters: &[(&str, &str)]) -> Result<RecordBatch, QueryError> {
     let mut request = everything();
-    request.filters = filters.iter().map(|(column, value)| Filter::parse(column, value)).collect();
+    request.filters = filters
+        .iter()
+        .map(|(column, value)| Filter::parse(column, value))
+        .collect();
     let answer = platform.serving.read_view(view, request, Mode::Merged).await?;
     Ok(one_batch(&answer))
 }
@@ -38,19 +43,30 @@ async fn a_point_read_is_the_row_of_the_whole_answer() {
             let expected = where_user(&all, |other| other == user);
             let found = read(&platform, view, &[("user_id", &user)]).await.unwrap();
             assert_same(&found, &expected, &format!("{view} {user}"));
-            let found = read(&platform, view, &[("user_id", &format!("eq.{user}"))]).await.unwrap();
+            let found = read(&platform, view, &[("user_id", &format!("eq.{user}"))])
+                .await
+                .unwrap();
             assert_same(&found, &expected, &format!("{view} {user}"));
         }
         let expected = where_user(&all, |user| user == "u1" || user == "u7");
-        let found = read(&platform, view, &[("user_id", "in.(u7,u1,u7,\"u1\",nobody)")]).await.unwrap();
+        let found = read(&platform, view, &[("user_id", "in.(u7,u1,u7,\"u1\",nobody)")])
+            .await
+            .unwrap();
         assert_same(&found, &expected, "a key named twice counts once");
     }
     let all = read(&platform, "days", &[]).await.unwrap();
     let found = read(&platform, "days", &[("day", "2024-01-11")]).await.unwrap();
-    assert!(found.num_rows() > 0 && found.num_rows() < all.num_rows(), "a key that is no prefix");
-    let found = read(&platform, "days", &[("day", "2024-01-11"), ("user_id", "u3")]).await.unwrap();
+    assert!(
+        found.num_rows() > 0 && found.num_rows() < all.num_rows(),
+        "a key that is no prefix"
+    );
+    let found = read(&platform, "days", &[("day", "2024-01-11"), ("user_id", "u3")])
+        .await
+        .unwrap();
     assert_eq!(found.num_rows(), 1);
-    let found = read(&platform, "days", &[("user_id", "u3"), ("user_id", "u4")]).await.unwrap();
+    let found = read(&platform, "days", &[("user_id", "u3"), ("user_id", "u4")])
+        .await
+        .unwrap();
     assert_eq!(found.num_rows(), 0, "both hold, or neither");
 }
 
@@ -67,9 +83,15 @@ async fn conditions_are_those_of_sql() {
         (&[("last_kind", "it's")], "last_kind = 'it''s'"),
         (&[("user_id", "like.u1*")], "user_id LIKE 'u1%'"),
         (&[("revenue", "gt.5000000000000.5")], "revenue > 5000000000000.5"),
-        (&[("newest", "lt.2024-01-12T23:00:00Z")], "newest < TIMESTAMP '2024-01-12T23:00:00Z'"),
+        (
+            &[("newest", "lt.2024-01-12T23:00:00Z")],
+            "newest < TIMESTAMP '2024-01-12T23:00:00Z'",
+        ),
         (&[("n", "in.(20,21,22,23,24)")], "n IN (20, 21, 22, 23, 24)"),
-        (&[("user_id", "in.(u1,u2)"), ("n", "gt.1")], "user_id IN ('u1', 'u2') AND n > 1"),
+        (
+            &[("user_id", "in.(u1,u2)"), ("n", "gt.1")],
+            "user_id IN ('u1', 'u2') AND n > 1",
+        ),
     ] {
         let found = read(&platform, "users", filters).await.unwrap();
         let sql = format!("SELECT * FROM users WHERE {condition} ORDER BY user_id");
@@ -88,14 +110,22 @@ async fn order_limit_offset_and_columns() {
         offset: 2,
         columns: Some(vec!["n".to_owned(), "last_kind".to_owned()]),
     };
-    let answer = platform.serving.read_view("users", request, Mode::Merged).await.unwrap();
+    let answer = platform
+        .serving
+        .read_view("users", request, Mode::Merged)
+        .await
+        .unwrap();
     let sql = "SELECT n, last_kind FROM users ORDER BY last_kind DESC NULLS FIRST, n, user_id LIMIT 5 OFFSET 2";
     let expected = platform.serving.sql(sql, Mode::Merged).await.unwrap();
     assert_same(&one_batch(&answer), &one_batch(&expected), "ordered");
 
     let mut request = everything();
     request.limit = None;
-    let answer = platform.serving.read_view("days", request.clone(), Mode::Merged).await.unwrap();
+    let answer = platform
+        .serving
+        .read_view("days", request.clone(), Mode::Merged)
+        .await
+        .unwrap();
     assert!(answer.rows() <= foldline_serving_layer::read::LIMIT_DEFAULT);
     request.offset = 1_000_000;
     let answer = platform.serving.read_view("days", request, Mode::Merged).await.unwrap();
@@ -116,23 +146,53 @@ async fn a_view_over_views_is_read_by_key_too() {
 async fn what_does_not_fit_is_refused_by_name() {
     let platform = platform().await;
     for (view, column, value, says) in [
-        ("users", "nope", "1", "it has: user_id, n, total, revenue, newest, last_kind"),
-        ("users", "n", "gte.many", "\"many\" does not fit column \"n\" of type BIGINT"),
+        (
+            "users",
+            "nope",
+            "1",
+            "it has: user_id, n, total, revenue, newest, last_kind",
+        ),
+        (
+            "users",
+            "n",
+            "gte.many",
+            "\"many\" does not fit column \"n\" of type BIGINT",
+        ),
         ("users", "n", "1.5", "column \"n\" of type BIGINT"),
         ("users", "revenue", "1.005", "more digits"),
-        ("users", "newest", "gt.yesterday", "column \"newest\" of type TIMESTAMPTZ"),
+        (
+            "users",
+            "newest",
+            "gt.yesterday",
+            "column \"newest\" of type TIMESTAMPTZ",
+        ),
         ("users", "n", "like.1%", "like needs"),
         ("active", "nope", "1", "it has: n, users, most"),
-        ("nope", "n", "1", "there are: users, days, kinds, everything, actions, recent, active"),
+        (
+            "nope",
+            "n",
+            "1",
+            "there are: users, days, kinds, everything, actions, recent, active",
+        ),
     ] {
         let error = read(&platform, view, &[(column, value)]).await.unwrap_err().to_string();
         assert!(error.contains(says), "{view}.{column}={value}: {error}");
     }
     let mut request = everything();
     request.order = Sort::parse("nope.desc").unwrap();
-    let error = platform.serving.read_view("users", request, Mode::Merged).await.unwrap_err();
+    let error = platform
+        .serving
+        .read_view("users", request, Mode::Merged)
+        .await
+        .unwrap_err();
     assert!(matches!(error, QueryError::UnknownColumn { .. }));
     let mut request = everything();
     request.limit = Some(usize::MAX);
-    assert!(platform.serving.read_view("users", request, Mode::Merged).await.is_err());
+    assert!(
+        platform
+            .serving
+            .read_view("users", request, Mode::Merged)
+            .await
+            .is_err()
+    );
 }
