@@ -396,7 +396,9 @@ fn cooperative(plan: Arc<dyn ExecutionPlan>) -> datafusion::common::Result<Arc<d
         if !multiplies {
             return Ok(Transformed::no(node));
         }
-        Ok(Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>))
+        Ok(Transformed::yes(
+            Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>
+        ))
     })?;
     Ok(wrapped.data)
 }

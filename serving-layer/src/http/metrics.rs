@@ -193,6 +193,10 @@ fn generations(shown: &mut Shown, status: &Status) {
         .and_then(|published| DateTime::parse_from_rfc3339(published).ok());
     if let Some(published) = published {
         let seconds = (Utc::now() - published.with_timezone(&Utc)).num_milliseconds() as f64 / 1000.0;
-        shown.number("generation_age_seconds", "Seconds since the current generation was published", seconds.max(0.0));
+        shown.number(
+            "generation_age_seconds",
+            "Seconds since the current generation was published",
+            seconds.max(0.0),
+        );
     }
 }

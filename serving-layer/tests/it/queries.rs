@@ -129,11 +129,10 @@ async fn what_the_session_does_not_know_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn time_rows_and_memory_are_bounded() {
+async fn time_and_rows_are_bounded() {
     let platform = platform(Limits {
         query_time: Duration::from_millis(700),
         answer_rows: 100,
-        query_memory_bytes: 8 << 20,
         ..Limits::default()
     })
     .await;
@@ -157,6 +156,17 @@ async fn time_rows_and_memory_are_bounded() {
         .await
         .unwrap_err();
     assert!(matches!(error, QueryError::TooLarge { .. }), "{error:?}");
+    // And afterwards everything is as before.
+    run(&platform, "SELECT * FROM users").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_is_bounded() {
+    let platform = platform(Limits {
+        query_memory_bytes: 1 << 20,
+        ..Limits::default()
+    })
+    .await;
     let wide = "SELECT a.user_id || b.user_id || c.user_id || d.user_id || e.user_id AS k, count(*) FROM users AS a, \
                 users AS b, users AS c, users AS d, users AS e GROUP BY 1";
     let error = run(&platform, wide).await.unwrap_err();
