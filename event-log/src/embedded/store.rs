@@ -69,7 +69,7 @@ impl Store {
             let database = Database::builder(folder)
                 .cache_size(CACHE_BYTES)
                 .max_journaling_size(JOURNAL_BYTES)
-                .journal_compression(fjall::CompressionType::None)
+                .journal_compression(fjall::CompressionType::Lz4)
                 .open()?;
             let meta = database.keyspace("meta", KeyspaceCreateOptions::default)?;
             let producers = database.keyspace("producers", KeyspaceCreateOptions::default)?;
