@@ -1,2 +1,183 @@
-//! Foldline, the command.
-fn main() {}
+//! Foldline, the command: one file per subcommand, wiring only.
+//!
+//! `platform` wires the crates to one process, `admin` is its side door for the commands here, `instance` finds the
+//! foldline that runs on a `data_dir` or starts one for the length of a command. So every command that needs data is
+//! an HTTP client, and works the same whether the platform runs or not.
+
+mod admin;
+mod archive;
+mod audit;
+mod batch;
+mod batch_runs;
+mod check;
+mod client;
+mod config;
+mod config_command;
+mod demo;
+mod explain;
+mod failure;
+mod generations;
+mod generator;
+mod import;
+mod installation;
+mod instance;
+mod maintenance;
+mod output;
+mod pipelines;
+mod platform;
+mod progress;
+mod query;
+mod report;
+mod run;
+mod status;
+mod verify;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{FlagValue, Merged};
+
+// Decoding and folding allocate in many threads at once; the system's allocator is slower there and gives less back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Threads of the runtime that answers, and as many of the one that works: neither starves the other.
+const THREADS: usize = 2;
+
+/// Views written once in SQL; one exact answer, merged from batch and speed.
+#[derive(Debug, Parser)]
+#[command(name = "foldline", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Default, Args)]
+struct Flags {
+    /// Configuration file [default: ./foldline.toml, if there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of the data
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Folder of the pipelines
+    #[arg(long, global = true, value_name = "DIR")]
+    pipelines: Option<PathBuf>,
+    /// Address to listen on
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    listen: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Run(run::Run),
+    Check(check::Check),
+    Explain(explain::Explain),
+    Import(import::Import),
+    Query(query::Query),
+    Batch(batch::Batch),
+    Generations(generations::GenerationsCommand),
+    Verify(verify::Verify),
+    Archive(archive::ArchiveCommand),
+    Status(status::Status),
+    Config(config_command::ConfigCommand),
+    // `bench` joins here.
+}
+
+/// What every command gets: the merged configuration, and a runtime for work beside the one that it runs on.
+#[derive(Debug, Clone)]
+struct Setting {
+    merged: Merged,
+    work: Handle,
+}
+
+impl Flags {
+    fn values(&self) -> Vec<FlagValue> {
+        let path = |path: &PathBuf| path.to_string_lossy().into_owned();
+        [
+            ("data_dir", "--data-dir", self.data_dir.as_ref().map(path)),
+            ("pipelines", "--pipelines", self.pipelines.as_ref().map(path)),
+            ("http.listen", "--listen", self.listen.clone()),
+        ]
+        .into_iter()
+        .filter_map(|(key, flag, value)| value.map(|value| (key, flag, value)))
+        .collect()
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(&cli.command);
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("foldline: {}", failure::sentence(&error));
+            failure::exit_code(&error)
+        }
+    }
+}
+
+fn start(cli: Cli) -> anyhow::Result<()> {
+    let merged = config::load(cli.flags.config.as_deref(), &cli.flags.values())?;
+    let answers = runtime("answer")?;
+    let work = runtime("work")?;
+    let setting = Setting {
+        merged,
+        work: work.handle().clone(),
+    };
+    let outcome = answers.block_on(dispatch(cli.command, setting));
+    // Whatever still runs has been told to stop, and is safe to lose: see the crash tests.
+    work.shutdown_timeout(std::time::Duration::from_secs(5));
+    answers.shutdown_timeout(std::time::Duration::from_secs(1));
+    outcome
+}
+
+async fn dispatch(command: Command, setting: Setting) -> anyhow::Result<()> {
+    match command {
+        Command::Demo(demo) => demo.run(setting).await,
+        Command::Run(run) => run.run(setting).await,
+        Command::Check(check) => check.run(setting).await,
+        Command::Explain(explain) => explain.run(setting).await,
+        Command::Import(import) => import.run(setting).await,
+        Command::Query(query) => query.run(setting).await,
+        Command::Batch(batch) => batch.run(setting).await,
+        Command::Generations(generations) => generations.run(setting).await,
+        Command::Verify(verify) => verify.run(setting).await,
+        Command::Archive(archive) => archive.run(setting).await,
+        Command::Status(status) => status.run(setting).await,
+        Command::Config(config) => config.run(&setting),
+    }
+}
+
+fn runtime(name: &str) -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .with_context(|| format!("cannot start the {name} threads"))
+}
+
+/// Long-running commands tell their steps; the others only what went wrong. `RUST_LOG` overrides.
+fn log_to_stderr(command: &Command) {
+    let level = match command {
+        Command::Run(_) => "info",
+        _ => "warn",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}

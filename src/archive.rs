@@ -1,0 +1,116 @@
+//! `foldline archive audit|dead-letters`.
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use foldline_batch_layer::archive::PartitionAudit;
+use serde_json::json;
+
+use crate::Setting;
+use crate::failure::Failure;
+use crate::instance::Instance;
+use crate::output::{self, Format, Row};
+use crate::platform::Role;
+use crate::progress;
+
+/// The archive: completeness, dead letters
+#[derive(Debug, Args)]
+pub(crate) struct ArchiveCommand {
+    #[command(subcommand)]
+    command: Act,
+}
+
+#[derive(Debug, Subcommand)]
+enum Act {
+    /// Read every file and account for every offset; exit code 1 if anything is wrong
+    #[command(after_help = "Example:\n  foldline archive audit")]
+    Audit {
+        /// Format of the output
+        #[arg(long, value_enum, default_value = "table")]
+        format: Format,
+    },
+    /// List malformed records with their reasons
+    #[command(after_help = "Example:\n  foldline archive dead-letters --stream reviews --limit 20")]
+    DeadLetters {
+        /// Of this stream alone
+        #[arg(long)]
+        stream: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        /// Format of the output
+        #[arg(long, value_enum, default_value = "table")]
+        format: Format,
+    },
+}
+
+const AUDIT_COLUMNS: [&str; 9] = [
+    "partition",
+    "from",
+    "until",
+    "commits",
+    "files",
+    "rows",
+    "dead_letters",
+    "holes",
+    "faults",
+];
+const LETTER_COLUMNS: [&str; 7] = ["stream", "partition", "offset", "record_time", "reason", "bytes", "raw"];
+
+impl ArchiveCommand {
+    /// Audits or lists.
+    pub(crate) async fn run(self, setting: Setting) -> anyhow::Result<()> {
+        match self.command {
+            Act::Audit { format } => audit(&setting, format).await,
+            Act::DeadLetters { stream, limit, format } => {
+                let stream = stream.map(|stream| format!("&stream={stream}")).unwrap_or_default();
+                let path = format!("/v1/admin/archive/dead-letters?limit={limit}{stream}");
+                output::print_from(&setting, &[Role::Archive], &path, &LETTER_COLUMNS, format).await
+            }
+        }
+    }
+}
+
+async fn audit(setting: &Setting, format: Format) -> anyhow::Result<()> {
+    let instance = Instance::open(setting, &[Role::Archive]).await?;
+    let spinner = progress::spinner("auditing");
+    let client = instance.client();
+    let done = client
+        .follow("/v1/admin/archive/audit", &json!({}), |line| {
+            progress::show(&spinner, line)
+        })
+        .await;
+    spinner.finish_and_clear();
+    instance.close().await;
+    let audits: Vec<PartitionAudit> = serde_json::from_value(done?).context("cannot read the audit")?;
+    let rows: Vec<Row> = audits.iter().map(row).collect();
+    output::print(&AUDIT_COLUMNS, &rows, format);
+    for audit in &audits {
+        for finding in &audit.findings {
+            let path = finding.path.as_deref().unwrap_or("no file");
+            eprintln!("{}: {} ({path})", audit.partition, finding.what);
+        }
+    }
+    let wrong: u64 = audits.iter().map(|audit| audit.findings_in_all).sum();
+    if wrong > 0 {
+        return Err(Failure::No(format!("the archive has {wrong} faults")).into());
+    }
+    Ok(())
+}
+
+fn row(audit: &PartitionAudit) -> Row {
+    let columns = [
+        ("partition", json!(audit.partition.to_string())),
+        ("from", json!(audit.offsets.start)),
+        ("until", json!(audit.offsets.end)),
+        ("commits", json!(audit.commits)),
+        ("files", json!(audit.files)),
+        ("rows", json!(audit.rows)),
+        ("dead_letters", json!(audit.dead_letters)),
+        ("holes", json!(audit.holes)),
+        ("faults", json!(audit.findings_in_all)),
+    ];
+    columns
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}

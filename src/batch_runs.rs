@@ -1,0 +1,337 @@
+//! Batch runs in a running platform: one at a time, at a tick that the speed layer keeps for them.
+//!
+//! A run cuts at a tick. Speed thins its boundaries out with age, so the tick is protected *before* the run starts and
+//! until its generation is adopted: the generation finds the boundary that it needs, however long the run takes.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context;
+use foldline_batch_layer::scheduler::{Ledger, LedgerError, Outcome, Run};
+use foldline_batch_layer::{ArchiverHandle, Generation, Generations, Recompute, RunKind, RunReport};
+use foldline_event_log::{Clock, Cut, PartitionCut, RecordTime, Tick, Topic, keeps_boundary};
+use foldline_speed_layer::SpeedLayer;
+
+use crate::failure::{self, Failure};
+
+/// A search for a kept tick looks back at most this far: the coarsest boundaries are 4096 ticks apart.
+const TICKS_LOOKED_BACK: i64 = 4_096;
+
+/// What runs need.
+#[derive(Debug)]
+pub(crate) struct BatchParts {
+    /// Archives the log in this process, if it has that role.
+    pub(crate) archiver: Option<ArchiverHandle>,
+    /// Wall clock.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Tick length.
+    pub(crate) cut_every_ms: i64,
+    /// What became of every run.
+    pub(crate) ledger: Ledger,
+    /// Where they are published.
+    pub(crate) generations: Generations,
+    /// What computes them.
+    pub(crate) recompute: Recompute,
+    /// Folds the log in this process, if it has that role.
+    pub(crate) speed: Option<SpeedLayer>,
+    /// Topics of the catalog's streams.
+    pub(crate) topics: Vec<Topic>,
+}
+
+/// Starts runs, one at a time.
+#[derive(Debug)]
+pub(crate) struct BatchRuns {
+    parts: BatchParts,
+    under_way: Mutex<Option<UnderWay>>,
+    last: Mutex<Option<Ended>>,
+}
+
+/// A run under way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UnderWay {
+    /// Where it cuts.
+    pub(crate) tick: Tick,
+    /// When it started.
+    pub(crate) since_ms: i64,
+}
+
+/// How the last run of this process ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Ended {
+    /// When.
+    pub(crate) at_ms: i64,
+    /// Why it failed, if it did.
+    pub(crate) error: Option<String>,
+}
+
+/// A run on the books; comes off them however it ends.
+struct Booked<'a>(&'a BatchRuns);
+
+impl Drop for Booked<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
+        self.0.retain();
+    }
+}
+
+impl BatchRuns {
+    /// With `parts`.
+    pub(crate) fn new(parts: BatchParts) -> Self {
+        Self {
+            parts,
+            under_way: Mutex::new(None),
+            last: Mutex::new(None),
+        }
+    }
+
+    /// One run by hand, on the ledger: at the newest tick, or at the last kept one that is not after `until`. Refused
+    /// while another one runs.
+    pub(crate) async fn run_by_hand(
+        &self,
+        kind: RunKind,
+        until: Option<RecordTime>,
+        progress: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> anyhow::Result<RunReport> {
+        self.refuse_second()?;
+        let _gate = self.parts.ledger.gate().await;
+        let started = self.parts.ledger.start_by_hand(self.now_ms()).await?;
+        let report = self.run(kind, until, progress).await;
+        self.parts
+            .ledger
+            .finish(&started, outcome(&report), self.now_ms())
+            .await?;
+        report
+    }
+
+    /// A run that the schedule asked for.
+    pub(crate) async fn run_scheduled(&self) -> Outcome {
+        let report = self.run(RunKind::Incremental, None, &|_, _| {}).await;
+        if let Err(error) = &report {
+            tracing::error!(error = %failure::sentence(error), "scheduled batch run failed");
+        }
+        outcome(&report)
+    }
+
+    /// The newest runs, newest first.
+    pub(crate) async fn history(&self, limit: usize) -> Result<Vec<Run>, LedgerError> {
+        self.parts.ledger.history(limit).await
+    }
+
+    /// The run under way, if there is one.
+    pub(crate) fn under_way(&self) -> Option<UnderWay> {
+        *self.lock()
+    }
+
+    /// How the last run ended, if there was one since the start.
+    pub(crate) fn last(&self) -> Option<Ended> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn run(
+        &self,
+        kind: RunKind,
+        until: Option<RecordTime>,
+        progress: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> anyhow::Result<RunReport> {
+        let report = self.try_run(kind, until, progress).await;
+        let ended = Ended {
+            at_ms: self.now_ms(),
+            error: report.as_ref().err().map(failure::sentence),
+        };
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
+        report
+    }
+
+    async fn try_run(
+        &self,
+        kind: RunKind,
+        until: Option<RecordTime>,
+        progress: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> anyhow::Result<RunReport> {
+        let archiver = self.parts.archiver.as_ref().ok_or_else(|| {
+            Failure::No("a batch run needs the archiver, and this foldline runs without the role archive".into())
+        })?;
+        let (tick, _booked) = self.book(until)?;
+        let positions = archiver
+            .reach(tick)
+            .await
+            .context("the archive did not reach the tick")?;
+        let mut topics = Vec::new();
+        for topic in &self.parts.topics {
+            let mut complete_to = Vec::new();
+            for partition in topic.all_partitions() {
+                let position = positions.get(&partition);
+                let position = position.with_context(|| format!("{partition} is not archived by this foldline"))?;
+                complete_to.push(position.complete_to);
+            }
+            topics.push((topic.clone(), complete_to));
+        }
+        let report = self.parts.recompute.run(kind, tick, &topics, progress).await?;
+        self.parts.generations.refresh().await?;
+        Ok(report)
+    }
+
+    /// Tells the speed layer what to keep: everything behind the lowest readable cut, and the boundaries at readable
+    /// cuts and at the tick of a run under way.
+    pub(crate) fn retain(&self) {
+        let Some(speed) = &self.parts.speed else { return };
+        let under_way = self.lock();
+        let readable = self.parts.generations.readable();
+        let mut protected: Vec<Tick> = readable.iter().filter_map(|generation| generation.cut.tick).collect();
+        protected.extend(under_way.iter().map(|run| run.tick));
+        speed.retain(&floor(&readable), &protected);
+    }
+
+    /// Chooses the tick, and has it kept before anything else happens.
+    fn book(&self, until: Option<RecordTime>) -> Result<(Tick, Booked<'_>), Failure> {
+        self.refuse_second()?;
+        let now = RecordTime(self.now_ms());
+        let mut under_way = self.lock();
+        let tick = choose_tick(now, until, self.parts.cut_every_ms)?;
+        *under_way = Some(UnderWay { tick, since_ms: now.0 });
+        drop(under_way);
+        self.retain();
+        Ok((tick, Booked(self)))
+    }
+
+    fn refuse_second(&self) -> Result<(), Failure> {
+        let Some(run) = self.under_way() else { return Ok(()) };
+        let since_ms = self.now_ms() - run.since_ms;
+        let tick = run.tick.0;
+        Err(Failure::No(format!(
+            "a batch run at tick {tick} is under way for {since_ms} ms; wait for it"
+        )))
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.parts.clock.now_ms()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<UnderWay>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn outcome(report: &anyhow::Result<RunReport>) -> Outcome {
+    match report {
+        Ok(report) if report.published => Outcome::Published(report.generation.number.0),
+        Ok(_) => Outcome::NothingNew,
+        Err(error) => Outcome::Failed(failure::sentence(error)),
+    }
+}
+
+/// The newest tick that is not after `until` (nor now) and still has its boundary.
+fn choose_tick(now: RecordTime, until: Option<RecordTime>, cut_every_ms: i64) -> Result<Tick, Failure> {
+    let newest = Tick::at(now, cut_every_ms);
+    let Some(until) = until.filter(|until| *until < now) else {
+        return Ok(newest);
+    };
+    // One tick ahead: a boundary that is being thinned out right now does not count as kept.
+    let ahead = Tick(newest.0 + cut_every_ms);
+    let last = Tick::at(until, cut_every_ms);
+    (0..TICKS_LOOKED_BACK)
+        .map(|back| Tick(last.0 - back * cut_every_ms))
+        .find(|tick| keeps_boundary(*tick, ahead, cut_every_ms))
+        .ok_or_else(|| Failure::Usage(format!("no tick is kept at or before {} ms", until.0)))
+}
+
+/// The lowest cut of each partition among the readable generations. A partition that one of them does not name stands
+/// at its origin there, and so is not named here. (A rollback publishes a newer generation with a lower cut: the
+/// oldest is not always the lowest.)
+pub(crate) fn floor(readable: &[Arc<Generation>]) -> Cut {
+    let Some((first, others)) = readable.split_first() else {
+        return Cut::default();
+    };
+    let lowest = |cut: &PartitionCut| {
+        let mut lowest = cut.clone();
+        for other in others {
+            let other = other.cut.of(&cut.partition)?;
+            if other.next < lowest.next {
+                lowest = other.clone();
+            }
+        }
+        Some(lowest)
+    };
+    Cut {
+        tick: readable.iter().map(|generation| generation.cut.tick).min().flatten(),
+        partitions: first.cut.partitions.iter().filter_map(lowest).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use foldline_batch_layer::GenerationNumber;
+    use foldline_event_log::{MarkState, Offset, Partition, TopicPartition};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn generation(number: u64, tick: i64, cuts: &[(u32, u64)]) -> Arc<Generation> {
+        let partitions = cuts.iter().map(|(partition, next)| PartitionCut {
+            partition: TopicPartition {
+                topic: "t".into(),
+                incarnation: Uuid::nil(),
+                partition: Partition(*partition),
+            },
+            next: Offset(*next),
+            marks: MarkState::default(),
+        });
+        Arc::new(Generation {
+            version: 1,
+            number: GenerationNumber(number),
+            attempt: Uuid::nil(),
+            cut: Cut {
+                tick: Some(Tick(tick)),
+                partitions: partitions.collect(),
+            },
+            views: BTreeMap::new(),
+            based_on: None,
+            kind: RunKind::Full,
+            published_ms: 0,
+        })
+    }
+
+    fn cuts(cut: &Cut) -> Vec<(u32, u64)> {
+        cut.partitions
+            .iter()
+            .map(|cut| (cut.partition.partition.0, cut.next.0))
+            .collect()
+    }
+
+    #[test]
+    fn the_floor_is_the_lowest_readable_cut_of_each_partition() {
+        assert_eq!(floor(&[]), Cut::default());
+        let readable = [
+            generation(3, 20, &[(0, 70), (1, 9)]),
+            generation(2, 30, &[(0, 90), (1, 8)]),
+        ];
+        let floor = floor(&readable);
+        assert_eq!(cuts(&floor), [(0, 70), (1, 8)]);
+        assert_eq!(floor.tick, Some(Tick(20)));
+    }
+
+    #[test]
+    fn a_partition_that_one_generation_does_not_name_keeps_everything() {
+        let readable = [generation(2, 20, &[(0, 70), (1, 9)]), generation(1, 10, &[(0, 60)])];
+        assert_eq!(cuts(&floor(&readable)), [(0, 60)]);
+    }
+
+    #[test]
+    fn the_tick_is_the_newest_kept_one_not_after_until() {
+        let now = RecordTime(1_000_009);
+        assert_eq!(choose_tick(now, None, 10).unwrap(), Tick(1_000_000));
+        assert_eq!(
+            choose_tick(now, Some(RecordTime(2_000_000)), 10).unwrap(),
+            Tick(1_000_000),
+            "the future"
+        );
+        assert_eq!(choose_tick(now, Some(RecordTime(999_999)), 10).unwrap(), Tick(999_990));
+        let old = choose_tick(now, Some(RecordTime(990_000)), 10).unwrap();
+        assert!(old.0 <= 990_000 && keeps_boundary(old, Tick(1_000_000), 10), "{old:?}");
+        assert!(
+            !keeps_boundary(Tick(990_000), Tick(1_000_000), 10),
+            "the case is worth a test"
+        );
+    }
+}

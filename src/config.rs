@@ -1,0 +1,391 @@
+//! Settings: defaults, overridden by `foldline.toml`, by `FOLDLINE__SECTION__KEY`, and by flags.
+//!
+//! [`Settings`] is the one place where every setting and its default stand. A key that is not there is refused, whoever
+//! sets it, with the keys that exist; and each merged value knows where it came from, which `foldline config` prints.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+
+/// The configuration file that is read where none is named.
+const DEFAULT_FILE: &str = "foldline.toml";
+/// Origin of what nobody set.
+const DEFAULT: &str = "default";
+/// Parts of key names whose values are never printed.
+const SECRET_WORDS: [&str; 5] = ["secret", "password", "token", "credential", "private"];
+
+/// Every setting.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// Folder that holds the log, the archive, generations and checkpoints. Default `./foldline-data`.
+    pub(crate) data_dir: PathBuf,
+    /// Folder of pipelines: each sub-folder is one. Default `./sql/pipelines`.
+    pub(crate) pipelines: PathBuf,
+    /// The HTTP side.
+    pub(crate) http: Http,
+    /// The embedded log.
+    pub(crate) log: Log,
+    /// The archiver.
+    pub(crate) archive: Archive,
+    /// Recompute and its schedule.
+    pub(crate) batch: Batch,
+    /// The speed layer.
+    pub(crate) speed: Speed,
+    /// The serving layer.
+    pub(crate) serve: Serve,
+}
+
+/// `http`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Http {
+    /// Address to listen on; port 0 takes a free one. Default `127.0.0.1:8080`.
+    pub(crate) listen: String,
+}
+
+/// `log`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Log {
+    /// Events older than this may leave the log once they are archived and below every readable cut. Default 7 days.
+    pub(crate) retention_ms: u64,
+    /// Bytes per partition beyond which the same holds. Default 8 GiB.
+    pub(crate) retention_bytes: u64,
+    /// Largest event. Default 8 MiB.
+    pub(crate) record_bytes_max: usize,
+}
+
+/// `archive`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Archive {
+    /// An archive file is written when its oldest event has waited this long. Default 60 s.
+    pub(crate) roll_age_ms: u64,
+    /// An archive file is written at this many raw bytes of its partition. Default 64 MiB.
+    pub(crate) roll_bytes: usize,
+    /// Raw bytes that wait in memory for all partitions together. Default 256 MiB.
+    pub(crate) memory_bytes: usize,
+}
+
+/// `batch`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Batch {
+    /// When to recompute: cron with seconds. Empty: only by hand. Default `0 0 3 * * *` (every night at three).
+    pub(crate) schedule: String,
+    /// IANA zone of the schedule. Default `UTC`.
+    pub(crate) timezone: String,
+    /// This many generations stay stored, besides pinned ones. Default 7.
+    pub(crate) keep: usize,
+}
+
+/// `speed`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Speed {
+    /// Length of a tick: batch can cut at its multiples. May not change under a `data_dir` in use. Default 10 s.
+    pub(crate) cut_every_ms: i64,
+    /// Bytes of all partials together, at which reading the log stops. Default 2 GiB.
+    pub(crate) memory_bytes: usize,
+    /// Raw bytes folded at once. Default 4 MiB.
+    pub(crate) batch_bytes: usize,
+    /// Time between checkpoints; 0: none. Default 60 s.
+    pub(crate) checkpoint_every_ms: u64,
+}
+
+/// `serve`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Serve {
+    /// A query is cut off after this long, and a superseded generation stays readable as long. Default 60 s.
+    pub(crate) longest_query_ms: u64,
+    /// Memory of all running queries together. Default 512 MiB.
+    pub(crate) query_memory_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        const MIB: usize = 1 << 20;
+        Self {
+            data_dir: "./foldline-data".into(),
+            pipelines: "./sql/pipelines".into(),
+            http: Http {
+                listen: "127.0.0.1:8080".into(),
+            },
+            log: Log {
+                retention_ms: 7 * 24 * 3_600_000,
+                retention_bytes: 8 << 30,
+                record_bytes_max: 8 * MIB,
+            },
+            archive: Archive {
+                roll_age_ms: 60_000,
+                roll_bytes: 64 * MIB,
+                memory_bytes: 256 * MIB,
+            },
+            batch: Batch {
+                schedule: "0 0 3 * * *".into(),
+                timezone: "UTC".into(),
+                keep: 7,
+            },
+            speed: Speed {
+                cut_every_ms: 10_000,
+                memory_bytes: 2048 * MIB,
+                batch_bytes: 4 * MIB,
+                checkpoint_every_ms: 60_000,
+            },
+            serve: Serve {
+                longest_query_ms: 60_000,
+                query_memory_bytes: 512 * MIB,
+            },
+        }
+    }
+}
+
+impl Settings {
+    /// What a type cannot say: bounds that would make the platform stand still.
+    fn check(&self) -> Result<(), Failure> {
+        let positive = [
+            ("speed.cut_every_ms", self.speed.cut_every_ms > 0),
+            ("speed.memory_bytes", self.speed.memory_bytes > 0),
+            ("speed.batch_bytes", self.speed.batch_bytes > 0),
+            ("archive.roll_bytes", self.archive.roll_bytes > 0),
+            ("archive.memory_bytes", self.archive.memory_bytes > 0),
+            ("log.record_bytes_max", self.log.record_bytes_max > 0),
+            ("batch.keep", self.batch.keep > 0),
+            ("serve.longest_query_ms", self.serve.longest_query_ms > 0),
+            ("serve.query_memory_bytes", self.serve.query_memory_bytes > 0),
+        ];
+        match positive.iter().find(|(_, holds)| !holds) {
+            Some((key, _)) => Err(Failure::Usage(format!("setting \"{key}\" must be above zero"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One value with its origin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Origin {
+    /// `section.key`
+    pub(crate) key: String,
+    /// The merged value; secrets are hidden.
+    pub(crate) value: String,
+    /// `default`, a file, an environment variable, or a flag.
+    pub(crate) origin: String,
+}
+
+/// Merged settings, and where each came from.
+#[derive(Debug, Clone)]
+pub(crate) struct Merged {
+    /// The settings.
+    pub(crate) settings: Settings,
+    /// Every value, in order of its key.
+    pub(crate) origins: Vec<Origin>,
+}
+
+impl Merged {
+    /// Whether nobody set `key`.
+    pub(crate) fn is_default(&self, key: &str) -> bool {
+        self.origins
+            .iter()
+            .any(|origin| origin.key == key && origin.origin == DEFAULT)
+    }
+}
+
+/// One flag that sets a key: (key, flag, value).
+pub(crate) type FlagValue = (&'static str, &'static str, String);
+
+/// Merges the defaults, `file` (or `./foldline.toml`, where there is one), the environment and `flags`.
+pub(crate) fn load(file: Option<&Path>, flags: &[FlagValue]) -> anyhow::Result<Merged> {
+    merge(
+        file,
+        Environment::with_prefix("FOLDLINE")
+            .prefix_separator("__")
+            .separator("__"),
+        flags,
+    )
+}
+
+fn merge(file: Option<&Path>, environment: Environment, flags: &[FlagValue]) -> anyhow::Result<Merged> {
+    let defaults = config::Config::try_from(&Settings::default()).context("the default settings do not serialise")?;
+    let mut merged: BTreeMap<String, (Value, String)> = flatten(defaults.collect()?)
+        .into_iter()
+        .map(|(key, value)| (key, (value, DEFAULT.to_owned())))
+        .collect();
+    for (key, value, origin) in layers(file, environment, flags)? {
+        if !merged.contains_key(&key) {
+            return Err(unknown_key(&key, &origin, merged.keys()).into());
+        }
+        merged.insert(key, (value, origin));
+    }
+
+    let mut builder = config::Config::builder();
+    for (key, (value, _)) in &merged {
+        builder = builder.set_override(key, value.clone())?;
+    }
+    let settings: Settings = builder
+        .build()
+        .and_then(config::Config::try_deserialize)
+        .map_err(|error| Failure::Usage(format!("the configuration does not fit: {error}")))?;
+    settings.check()?;
+    let origins = merged
+        .into_iter()
+        .map(|(key, (value, origin))| Origin {
+            value: shown(&key, &value),
+            key,
+            origin,
+        })
+        .collect();
+    Ok(Merged { settings, origins })
+}
+
+/// What overrides the defaults, weakest first: (key, value, origin).
+fn layers(
+    file: Option<&Path>,
+    environment: Environment,
+    flags: &[FlagValue],
+) -> anyhow::Result<Vec<(String, Value, String)>> {
+    let mut layers = Vec::new();
+    if let Some(path) = file.or_else(|| Path::new(DEFAULT_FILE).exists().then_some(Path::new(DEFAULT_FILE))) {
+        let source = File::new(&path.to_string_lossy(), FileFormat::Toml);
+        let values = source
+            .collect()
+            .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
+        let origin = path.display().to_string();
+        layers.extend(
+            flatten(values)
+                .into_iter()
+                .map(|(key, value)| (key, value, origin.clone())),
+        );
+    }
+    let variables = environment
+        .collect()
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    layers.extend(variables.into_iter().map(|(key, value)| {
+        let variable = format!("FOLDLINE__{}", key.replace('.', "__").to_uppercase());
+        (key, value, variable)
+    }));
+    layers.extend(flags.iter().map(|(key, flag, value)| {
+        let value = Value::new(None, ValueKind::String(value.clone()));
+        ((*key).to_owned(), value, (*flag).to_owned())
+    }));
+    Ok(layers)
+}
+
+fn unknown_key<'a>(key: &str, origin: &str, known: impl Iterator<Item = &'a String>) -> Failure {
+    let known: Vec<&str> = known.map(String::as_str).collect();
+    Failure::Usage(format!(
+        "unknown setting \"{key}\" in {origin}; settings are {}",
+        known.join(", ")
+    ))
+}
+
+/// Tables within tables as `section.key`.
+fn flatten(table: Map<String, Value>) -> Vec<(String, Value)> {
+    let mut flat = Vec::new();
+    for (key, value) in table {
+        match value.kind {
+            ValueKind::Table(inner) => {
+                flat.extend(
+                    flatten(inner)
+                        .into_iter()
+                        .map(|(rest, value)| (format!("{key}.{rest}"), value)),
+                );
+            }
+            _ => flat.push((key, value)),
+        }
+    }
+    flat
+}
+
+fn shown(key: &str, value: &Value) -> String {
+    if SECRET_WORDS.iter().any(|word| key.contains(word)) {
+        return "********".to_owned();
+    }
+    value.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> Environment {
+        let pairs = pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        Environment::with_prefix("FOLDLINE")
+            .prefix_separator("__")
+            .separator("__")
+            .source(Some(pairs))
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn later_layers_win_and_are_named() {
+        let file = file("data_dir = \"/from/file\"\n[speed]\ncut_every_ms = 5000\n[batch]\nkeep = 3\n");
+        let environment = environment(&[
+            ("FOLDLINE__SPEED__CUT_EVERY_MS", "2000"),
+            ("FOLDLINE__BATCH__KEEP", "4"),
+        ]);
+        let flags = [("batch.keep", "--keep", "5".to_owned())];
+        let merged = merge(Some(file.path()), environment, &flags).unwrap();
+        assert_eq!(merged.settings.data_dir, Path::new("/from/file"));
+        assert_eq!(merged.settings.speed.cut_every_ms, 2000);
+        assert_eq!(merged.settings.batch.keep, 5);
+        assert_eq!(merged.settings.http, Settings::default().http);
+        let origin = |key: &str| {
+            merged
+                .origins
+                .iter()
+                .find(|origin| origin.key == key)
+                .unwrap()
+                .origin
+                .clone()
+        };
+        assert_eq!(origin("data_dir"), file.path().display().to_string());
+        assert_eq!(origin("speed.cut_every_ms"), "FOLDLINE__SPEED__CUT_EVERY_MS");
+        assert_eq!(origin("batch.keep"), "--keep");
+        assert_eq!(origin("http.listen"), "default");
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_name() {
+        let file = file("[speed]\ncut_evry_ms = 5000\n");
+        let error = merge(Some(file.path()), environment(&[]), &[]).unwrap_err().to_string();
+        assert!(error.contains("\"speed.cut_evry_ms\""), "{error}");
+        assert!(error.contains("speed.cut_every_ms"), "{error}");
+        let error = merge(None, environment(&[("FOLDLINE__HTTP__LISTN", "x")]), &[])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("\"http.listn\" in FOLDLINE__HTTP__LISTN"), "{error}");
+    }
+
+    #[test]
+    fn values_that_do_not_fit_are_refused() {
+        let error = merge(None, environment(&[("FOLDLINE__BATCH__KEEP", "many")]), &[])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("keep"), "{error}");
+        let error = merge(None, environment(&[("FOLDLINE__SPEED__CUT_EVERY_MS", "0")]), &[])
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "setting \"speed.cut_every_ms\" must be above zero");
+    }
+
+    #[test]
+    fn secrets_are_hidden() {
+        assert_eq!(shown("store.secret_key", &Value::from("hush")), "********");
+        assert_eq!(shown("http.listen", &Value::from("127.0.0.1:1")), "127.0.0.1:1");
+    }
+}

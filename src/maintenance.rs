@@ -1,0 +1,131 @@
+//! What goes on by itself beside the layers: adopting generations, giving free what nobody needs, scheduled runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldline_batch_layer::garbage;
+use foldline_batch_layer::scheduler::{Schedule, Scheduler};
+use foldline_event_log::{Offset, SystemClock};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::batch_runs;
+use crate::failure::{self, Failure};
+use crate::platform::Core;
+
+/// New generations are adopted within this.
+const ADOPT_EVERY: Duration = Duration::from_secs(1);
+/// `/v1/status` shows the ends of the log as of so long ago at most.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Garbage is collected this often.
+const COLLECT_EVERY: Duration = Duration::from_secs(300);
+/// The log is told what it may forget this often.
+const RELEASE_EVERY: Duration = Duration::from_secs(30);
+
+/// Starts it on the work runtime; it ends when `stop` fires.
+pub(crate) fn start(
+    core: &Arc<Core>,
+    scheduled: bool,
+    stop: &CancellationToken,
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let mut tasks = vec![
+        every(core, LOOK_EVERY, stop, "looking at what is stored", look),
+        every(core, ADOPT_EVERY, stop, "adopting generations", adopt),
+        every(core, RELEASE_EVERY, stop, "releasing the log", release),
+        every(core, COLLECT_EVERY, stop, "collecting garbage", collect_garbage),
+    ];
+    let settings = &core.settings.batch;
+    if scheduled && !settings.schedule.is_empty() {
+        let schedule = Schedule::parse(&settings.schedule, Some(&settings.timezone))
+            .map_err(|error| Failure::Usage(format!("settings batch.schedule and batch.timezone: {error}")))?;
+        tasks.push(core.work.spawn(run_by(schedule, Arc::clone(core), stop.clone())));
+    }
+    Ok(tasks)
+}
+
+fn every<F>(
+    core: &Arc<Core>,
+    period: Duration,
+    stop: &CancellationToken,
+    what: &'static str,
+    step: fn(Arc<Core>) -> F,
+) -> JoinHandle<()>
+where
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
+    let (core, stop) = (Arc::clone(core), stop.clone());
+    core.work.clone().spawn(async move {
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            // A failure here is tried again at the next turn; until then more is kept than needed, never less.
+            let problem = step(Arc::clone(&core))
+                .await
+                .err()
+                .map(|error| failure::sentence(&error));
+            if core.report.problem(what, problem.clone())
+                && let Some(problem) = problem
+            {
+                tracing::error!(problem, "{what} failed");
+            }
+        }
+    })
+}
+
+/// Batch runs by the schedule, with one run for what was missed.
+async fn run_by(schedule: Schedule, core: Arc<Core>, stop: CancellationToken) {
+    let tell_next = |core: &Core| core.report.next_run(schedule.next_after(core.clock.now_ms()));
+    tell_next(&core);
+    let scheduler = Scheduler::new(schedule.clone(), core.ledger.clone(), Arc::new(SystemClock));
+    let job = |_| {
+        let core = Arc::clone(&core);
+        async move {
+            let outcome = core.runs.run_scheduled().await;
+            tell_next(&core);
+            outcome
+        }
+    };
+    scheduler.run(stop, job).await;
+}
+
+async fn look(core: Arc<Core>) -> anyhow::Result<()> {
+    core.report.look(&core).await
+}
+
+async fn adopt(core: Arc<Core>) -> anyhow::Result<()> {
+    if core.generations.refresh().await? {
+        tracing::info!(
+            generation = core.generations.current().map(|current| current.number.0),
+            "generation adopted"
+        );
+    }
+    core.runs.retain();
+    Ok(())
+}
+
+/// The log may forget what is archived and below every readable cut.
+async fn release(core: Arc<Core>) -> anyhow::Result<()> {
+    let floor = batch_runs::floor(&core.generations.readable());
+    for (_, topic, origins) in &core.topics {
+        for (partition, origin) in topic.all_partitions().iter().zip(origins) {
+            let archived = core
+                .archive
+                .resume(partition)
+                .await?
+                .map_or(*origin, |resume| resume.next);
+            let below_cut = floor.of(partition).map_or(*origin, |cut| cut.next);
+            core.log.release(partition, Offset(archived.0.min(below_cut.0))).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn collect_garbage(core: Arc<Core>) -> anyhow::Result<()> {
+    garbage::collect(&core.archive, &core.generations, &core.ledger).await?;
+    Ok(())
+}

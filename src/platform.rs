@@ -1,0 +1,461 @@
+//! Everything wired in one process, by roles.
+//!
+//! Two runtimes: HTTP and answers run on the one that calls [`Platform::start`], everything that goes on by itself
+//! (archiver, speed layer, batch runs) on the work runtime. The embedded log is always open here, because one process
+//! at a time may have it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use clap::ValueEnum;
+use foldline_batch_layer::scheduler::Ledger;
+use foldline_batch_layer::{Archive, ArchiveError, Archiver, ArchiverHandle, ArchiverSettings, Generations, Recompute};
+use foldline_event_log::collect::{self, http::Collector};
+use foldline_event_log::embedded::EmbeddedSettings;
+use foldline_event_log::{Clock, EmbeddedLog, EventLog, Offset, SystemClock, Topic, TopicPartition};
+use foldline_serving_layer::{Limits, ServedTopic, Serving, ServingParts};
+use foldline_speed_layer::{RealtimeStore, Snapshot, SpeedLayer, SpeedSettings};
+use foldline_sql::{Catalog, SourceFile, Stream};
+use object_store::ObjectStore;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::Setting;
+use crate::batch_runs::{self, BatchParts, BatchRuns};
+use crate::config::Settings;
+use crate::failure::Failure;
+use crate::instance::Address;
+use crate::report::Report;
+use crate::{admin, installation, maintenance, pipelines};
+
+/// Requests in flight get this long to end when the platform stops.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    /// Take events over HTTP.
+    Collect,
+    /// Archive the log.
+    Archive,
+    /// Fold the log into realtime views.
+    Speed,
+    /// Recompute views from the archive.
+    Batch,
+    /// Answer.
+    Serve,
+}
+
+impl Role {
+    /// Every role.
+    pub(crate) const ALL: [Self; 5] = [Self::Collect, Self::Archive, Self::Speed, Self::Batch, Self::Serve];
+}
+
+/// The parts of a running platform that commands ask for.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) log: Arc<dyn EventLog>,
+    /// Each stream with its topic and the origin of each partition.
+    pub(crate) topics: Vec<(Arc<Stream>, Topic, Vec<Offset>)>,
+    pub(crate) archive: Archive,
+    pub(crate) archiver: Option<ArchiverHandle>,
+    pub(crate) generations: Generations,
+    pub(crate) speed: Option<SpeedLayer>,
+    pub(crate) runs: BatchRuns,
+    pub(crate) report: Arc<Report>,
+    pub(crate) serving: Arc<Serving>,
+    pub(crate) ledger: Ledger,
+    /// Where work goes on.
+    pub(crate) work: Handle,
+    /// Random, another one at each start.
+    pub(crate) instance: Uuid,
+}
+
+impl Core {
+    /// Every partition of every stream.
+    pub(crate) fn partitions(&self) -> Vec<TopicPartition> {
+        self.topics
+            .iter()
+            .flat_map(|(_, topic, _)| topic.all_partitions())
+            .collect()
+    }
+
+    /// The topics as the serving layer takes them.
+    pub(crate) fn served_topics(&self) -> impl Iterator<Item = ServedTopic> {
+        served(&self.topics)
+    }
+
+    /// The generations as they lie in the store: nothing of them is in memory yet.
+    pub(crate) fn fresh_generations(&self) -> anyhow::Result<Generations> {
+        generations(&self.settings, self.archive.store(), &self.clock)
+    }
+}
+
+/// A running platform.
+#[derive(Debug)]
+pub(crate) struct Platform {
+    core: Arc<Core>,
+    url: String,
+    announced: bool,
+    /// Stops the archiver, the speed layer, the scheduler and maintenance.
+    stop_work: CancellationToken,
+    /// Stops accepting requests.
+    stop_http: CancellationToken,
+    http: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
+    log: Arc<EmbeddedLog>,
+}
+
+/// How a platform is started.
+#[derive(Debug)]
+pub(crate) struct Start {
+    /// Its roles.
+    pub(crate) roles: Vec<Role>,
+    /// Address to listen on.
+    pub(crate) listen: String,
+    /// Pipelines.
+    pub(crate) files: Vec<SourceFile>,
+    /// Whether batch runs start by the schedule, and others may find it by `<data_dir>/address`.
+    pub(crate) stays: bool,
+}
+
+impl Platform {
+    /// Starts one for the length of a command: on a free port, without schedule, found by nobody.
+    pub(crate) async fn start_aside(setting: &Setting, roles: &[Role]) -> anyhow::Result<Self> {
+        let settings = &setting.merged.settings;
+        let start = Start {
+            roles: roles.to_vec(),
+            listen: "127.0.0.1:0".into(),
+            files: pipelines::read(&settings.pipelines)?,
+            stays: false,
+        };
+        Self::start(setting, start).await
+    }
+
+    /// Starts one.
+    pub(crate) async fn start(setting: &Setting, start: Start) -> anyhow::Result<Self> {
+        let catalog = Arc::new(pipelines::compile(&start.files).await?);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let log = open_log(&setting.merged.settings, Arc::clone(&clock))?;
+        let settings = installation::settle(&setting.merged)?;
+        let listener = TcpListener::bind(&start.listen).await.map_err(|error| {
+            let listen = &start.listen;
+            Failure::Unreachable(format!(
+                "cannot listen on {listen}: {error}; name another address with --listen"
+            ))
+        })?;
+        let stop_work = CancellationToken::new();
+        let building = Building {
+            settings,
+            catalog,
+            clock,
+            log: log.clone(),
+            roles: start.roles.clone(),
+            work: setting.work.clone(),
+            stop: stop_work.clone(),
+        };
+        // Everything that goes on by itself must be spawned on the work runtime.
+        let core = setting
+            .work
+            .spawn(building.core())
+            .await
+            .context("the start panicked")?;
+        let core = Arc::new(core?);
+        core.report.on(&core);
+        core.report.look(&core).await?;
+
+        let url = format!("http://{}", listener.local_addr()?);
+        let stop_http = CancellationToken::new();
+        let router = router(&core, &start.roles);
+        let http = tokio::spawn(serve(listener, router, stop_http.clone()));
+        let tasks = maintenance::start(&core, start.stays && start.roles.contains(&Role::Batch), &stop_work)?;
+        if start.stays {
+            let address = Address {
+                url: url.clone(),
+                instance: core.instance,
+            };
+            address.write(&core.settings.data_dir)?;
+        }
+        Ok(Self {
+            core,
+            url,
+            announced: start.stays,
+            stop_work,
+            stop_http,
+            http,
+            tasks,
+            log,
+        })
+    }
+
+    /// `http://host:port`
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its parts.
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// Stops in the order of an event's way: no new requests, then the layers (the archiver commits what it holds, the
+    /// speed layer writes a checkpoint), then the log.
+    pub(crate) async fn stop(self) {
+        if self.announced {
+            Address::remove(&self.core.settings.data_dir);
+        }
+        self.stop_http.cancel();
+        if tokio::time::timeout(STOP_WITHIN, self.http).await.is_err() {
+            tracing::warn!("requests were still running and are cut off");
+        }
+        self.stop_work.cancel();
+        for task in self.tasks {
+            drop(tokio::time::timeout(STOP_WITHIN, task).await);
+        }
+        if let Some(archiver) = &self.core.archiver
+            && tokio::time::timeout(STOP_WITHIN, archiver.ended()).await.is_err()
+        {
+            tracing::warn!("the last commit was not finished; the next start archives more");
+        }
+        if let Some(speed) = &self.core.speed
+            && tokio::time::timeout(STOP_WITHIN, speed.ended()).await.is_err()
+        {
+            tracing::warn!("the last checkpoint was not finished; the next start replays more");
+        }
+        let log = self.log;
+        drop(self.core);
+        drop(tokio::task::spawn_blocking(move || log.close()).await);
+    }
+}
+
+/// What the parts are built from.
+struct Building {
+    settings: Settings,
+    catalog: Arc<Catalog>,
+    clock: Arc<dyn Clock>,
+    log: Arc<dyn EventLog>,
+    roles: Vec<Role>,
+    work: Handle,
+    stop: CancellationToken,
+}
+
+impl Building {
+    async fn core(self) -> anyhow::Result<Core> {
+        let settings = &self.settings;
+        let store = foldline_batch_layer::store::local(&settings.data_dir.join("objects"))?;
+        let archive = Archive::new(Arc::clone(&store));
+        let topics = self.topics(&archive).await?;
+        let generations = generations(settings, &store, &self.clock)?;
+        let ledger = Ledger::new(Arc::clone(&store));
+        generations.refresh().await?;
+        let archiver = self.archiver(&archive).await?;
+        let speed = self.speed(&archive, &generations, &topics).await?;
+        let recompute = Recompute::new(
+            Arc::clone(&self.catalog),
+            archive.clone(),
+            generations.clone(),
+            Arc::clone(&self.clock),
+        );
+        let runs = BatchRuns::new(BatchParts {
+            archiver: archiver.clone(),
+            clock: Arc::clone(&self.clock),
+            cut_every_ms: settings.speed.cut_every_ms,
+            ledger: ledger.clone(),
+            generations: generations.clone(),
+            recompute,
+            speed: speed.clone(),
+            topics: topics.iter().map(|(_, topic, _)| topic.clone()).collect(),
+        });
+        runs.retain();
+        let serving = self.serving(&archive, &generations, &speed, &topics);
+        Ok(Core {
+            settings: self.settings,
+            catalog: self.catalog,
+            clock: self.clock,
+            log: self.log,
+            topics,
+            archive,
+            archiver,
+            generations,
+            speed,
+            runs,
+            report: Arc::new(Report::default()),
+            serving: Arc::new(serving),
+            ledger,
+            work: self.work,
+            instance: Uuid::new_v4(),
+        })
+    }
+
+    /// Creates the topics that are missing, and notes where each partition begins for us.
+    async fn topics(&self, archive: &Archive) -> anyhow::Result<Vec<(Arc<Stream>, Topic, Vec<Offset>)>> {
+        let mut topics = Vec::new();
+        for stream in self.catalog.streams() {
+            let topic = self.log.ensure_topic(&stream.topic, stream.partitions).await?;
+            let mut origins = Vec::new();
+            for partition in topic.all_partitions() {
+                refuse_rejudging(archive, stream, &partition).await?;
+                let earliest = self.log.span(&partition).await?.earliest;
+                origins.push(archive.origin(&partition, earliest).await?);
+            }
+            topics.push((Arc::clone(stream), topic, origins));
+        }
+        Ok(topics)
+    }
+
+    async fn archiver(&self, archive: &Archive) -> anyhow::Result<Option<ArchiverHandle>> {
+        if !self.roles.contains(&Role::Archive) {
+            return Ok(None);
+        }
+        let settings = ArchiverSettings {
+            roll_age_ms: self.settings.archive.roll_age_ms,
+            roll_bytes: self.settings.archive.roll_bytes,
+            memory_bytes: self.settings.archive.memory_bytes,
+            cut_every_ms: self.settings.speed.cut_every_ms,
+        };
+        let streams = self.catalog.streams().to_vec();
+        let stop = self.stop.child_token();
+        let archiver = Archiver::start(Arc::clone(&self.log), archive.clone(), streams, settings, stop).await?;
+        Ok(Some(archiver))
+    }
+
+    async fn speed(
+        &self,
+        archive: &Archive,
+        generations: &Generations,
+        topics: &[(Arc<Stream>, Topic, Vec<Offset>)],
+    ) -> anyhow::Result<Option<SpeedLayer>> {
+        if !self.roles.contains(&Role::Speed) {
+            return Ok(None);
+        }
+        let settings = SpeedSettings {
+            cut_every_ms: self.settings.speed.cut_every_ms,
+            memory_bytes: self.settings.speed.memory_bytes,
+            batch_bytes: self.settings.speed.batch_bytes,
+            checkpoint_every_ms: self.settings.speed.checkpoint_every_ms,
+            checkpoints: self.settings.data_dir.join("checkpoints"),
+        };
+        let speed = SpeedLayer::start(
+            Arc::clone(&self.log),
+            Arc::clone(&self.catalog),
+            topics.to_vec(),
+            batch_runs::floor(&generations.readable()),
+            Arc::new(archive.clone()),
+            settings,
+            self.stop.child_token(),
+        );
+        Ok(Some(speed.await?))
+    }
+
+    fn serving(
+        &self,
+        archive: &Archive,
+        generations: &Generations,
+        speed: &Option<SpeedLayer>,
+        topics: &[(Arc<Stream>, Topic, Vec<Offset>)],
+    ) -> Serving {
+        let realtime: Arc<dyn RealtimeStore> = match speed {
+            Some(speed) => Arc::new(speed.clone()),
+            None => Arc::new(NoSpeed),
+        };
+        Serving::new(ServingParts {
+            catalog: Arc::clone(&self.catalog),
+            topics: served(topics).collect(),
+            generations: generations.clone(),
+            realtime,
+            archive: Some(archive.clone()),
+            clock: Arc::clone(&self.clock),
+            limits: Limits {
+                query_time: Duration::from_millis(self.settings.serve.longest_query_ms),
+                query_memory_bytes: self.settings.serve.query_memory_bytes,
+                ..Limits::default()
+            },
+            workers: Some(self.work.clone()),
+        })
+    }
+}
+
+fn served(topics: &[(Arc<Stream>, Topic, Vec<Offset>)]) -> impl Iterator<Item = ServedTopic> {
+    topics.iter().map(|(stream, topic, origins)| ServedTopic {
+        stream: Arc::clone(stream),
+        topic: topic.clone(),
+        origins: origins.clone(),
+    })
+}
+
+fn generations(
+    settings: &Settings,
+    store: &Arc<dyn ObjectStore>,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Generations> {
+    let longest_query_ms = i64::try_from(settings.serve.longest_query_ms)?;
+    Ok(Generations::new(
+        Arc::clone(store),
+        Arc::clone(clock),
+        longest_query_ms,
+        settings.batch.keep,
+    ))
+}
+
+/// What judges rows (event time, lateness, skew, unique key, NOT NULL) may not change under archived rows.
+async fn refuse_rejudging(archive: &Archive, stream: &Stream, partition: &TopicPartition) -> Result<(), ArchiveError> {
+    let commits = archive.commits(partition).await?;
+    match commits.last() {
+        Some(last) if last.judged_by != stream.judging_id() => Err(ArchiveError::Rejudged {
+            stream: stream.name.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The realtime view of a process without the role speed: nothing is folded here.
+#[derive(Debug)]
+struct NoSpeed;
+
+impl RealtimeStore for NoSpeed {
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::default()
+    }
+}
+
+fn open_log(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<EmbeddedLog>> {
+    let mut log = EmbeddedSettings::new(settings.data_dir.join("log"));
+    log.retention_ms = Some(i64::try_from(settings.log.retention_ms)?);
+    log.retention_bytes = Some(settings.log.retention_bytes);
+    log.record_bytes_max = settings.log.record_bytes_max;
+    Ok(EmbeddedLog::open(log, clock)?)
+}
+
+fn router(core: &Arc<Core>, roles: &[Role]) -> Router {
+    let mut router = admin::router(Arc::clone(core));
+    if roles.contains(&Role::Collect) {
+        let streams = core.catalog.streams().iter().cloned();
+        let collector =
+            Collector::new(Arc::clone(&core.log), streams).with_record_bytes_max(core.settings.log.record_bytes_max);
+        router = router.merge(collect::http::router(collector));
+    }
+    if roles.contains(&Role::Serve) {
+        router = router.merge(foldline_serving_layer::http::router(
+            Arc::clone(&core.serving),
+            core.report.clone(),
+        ));
+    }
+    router
+}
+
+async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let served = axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the HTTP server ended");
+    }
+}

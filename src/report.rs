@@ -1,0 +1,214 @@
+//! What the platform says about itself in `/v1/status`, on the page and in `/metrics`.
+//!
+//! Asking does no IO: maintenance looks at the log and the stored generations every second and leaves here what it saw.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use foldline_batch_layer::RunKind;
+use foldline_event_log::{Span, TopicPartition};
+use foldline_serving_layer::coverage::rfc3339_millis;
+use foldline_serving_layer::status::{
+    BatchStatus, GenerationStatus, MemoryStatus, PartitionStatus, Status, StatusSource, StreamStatus,
+};
+
+use crate::audit::Finding;
+use crate::platform::Core;
+
+/// The last look at what takes IO to look at.
+#[derive(Debug, Default)]
+struct Seen {
+    spans: BTreeMap<TopicPartition, Span>,
+    generations: Vec<GenerationStatus>,
+    next_run_ms: Option<i64>,
+    /// What is wrong, by what looked.
+    problems: BTreeMap<String, String>,
+}
+
+/// The status of a [`Core`].
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    core: OnceLock<Weak<Core>>,
+    started_ms: OnceLock<i64>,
+    seen: Mutex<Seen>,
+}
+
+impl Report {
+    /// Reports on `core` from now on.
+    pub(crate) fn on(&self, core: &Arc<Core>) {
+        let _ = self.core.set(Arc::downgrade(core));
+        let _ = self.started_ms.set(core.clock.now_ms());
+    }
+
+    /// Looks at the log and at what is stored.
+    pub(crate) async fn look(&self, core: &Core) -> anyhow::Result<()> {
+        let mut spans = BTreeMap::new();
+        for partition in core.partitions() {
+            let span = core.log.span(&partition).await?;
+            spans.insert(partition, span);
+        }
+        let readable = core.generations.readable();
+        let current = core.generations.current().map(|current| current.number);
+        let stored = core.generations.list().await?;
+        let generations = stored.iter().map(|(generation, pinned)| GenerationStatus {
+            number: generation.number.0,
+            kind: kind_name(generation.kind).to_owned(),
+            published: rfc3339_millis(generation.published_ms),
+            cut_at: generation.cut.tick.and_then(|tick| rfc3339_millis(tick.0)),
+            current: current == Some(generation.number),
+            readable: readable.iter().any(|readable| readable.number == generation.number),
+            pinned: *pinned,
+        });
+        let generations = generations.collect();
+        let mut seen = self.lock();
+        seen.spans = spans;
+        seen.generations = generations;
+        Ok(())
+    }
+
+    /// When the schedule is due next.
+    pub(crate) fn next_run(&self, at_ms: Option<i64>) {
+        self.lock().next_run_ms = at_ms;
+    }
+
+    /// What an audit found: a view that is wrong keeps the platform from being ready until an audit finds it right.
+    pub(crate) fn audited(&self, findings: &[Finding]) {
+        let mut seen = self.lock();
+        for finding in findings {
+            let name = format!("audit of view \"{}\"", finding.view);
+            match (&finding.difference, finding.equal) {
+                (Some(difference), false) => {
+                    let problem = format!("{name} failed: {difference}; run foldline verify {}", finding.view);
+                    seen.problems.insert(name, problem);
+                }
+                _ => {
+                    seen.problems.remove(&name);
+                }
+            }
+        }
+    }
+
+    /// Keeps or clears what is wrong with `what`; true if that is news.
+    pub(crate) fn problem(&self, what: &str, problem: Option<String>) -> bool {
+        let mut seen = self.lock();
+        match problem {
+            Some(problem) => {
+                let problem = format!("{what}: {problem}");
+                let before = seen.problems.insert(what.to_owned(), problem.clone());
+                before != Some(problem)
+            }
+            None => seen.problems.remove(what).is_some(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StatusSource for Report {
+    fn status(&self) -> Status {
+        let Some(core) = self.core.get().and_then(Weak::upgrade) else {
+            return Status::default();
+        };
+        let seen = self.lock();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started_ms.get().copied().and_then(rfc3339_millis),
+            streams: streams(&core, &seen),
+            generations: seen.generations.clone(),
+            batch: batch(&core, &seen),
+            memory: memory(&core),
+            problems: seen.problems.values().cloned().collect(),
+        }
+    }
+}
+
+fn streams(core: &Core, seen: &Seen) -> Vec<StreamStatus> {
+    let now_ms = core.clock.now_ms();
+    let archived = core
+        .archiver
+        .as_ref()
+        .map(|archiver| archiver.positions())
+        .unwrap_or_default();
+    let folded: BTreeMap<TopicPartition, _> = core
+        .speed
+        .iter()
+        .flat_map(|speed| speed.status())
+        .map(|status| (status.partition.clone(), status))
+        .collect();
+    let of_partition = |partition: TopicPartition| {
+        let span = seen.spans.get(&partition);
+        let archived = archived.get(&partition);
+        let folded = folded.get(&partition);
+        let ends = [
+            span.map(|span| span.end),
+            archived.map(|position| position.end),
+            folded.map(|status| status.end),
+        ];
+        let end = ends.into_iter().flatten().max().map_or(0, |end| end.0);
+        let folded_to = folded.and_then(|status| status.complete_to);
+        PartitionStatus {
+            partition: partition.partition.0,
+            earliest: span.map_or(0, |span| span.earliest.0),
+            end,
+            archived_until: archived.map(|position| position.until.0),
+            archived_to: archived.and_then(|position| rfc3339_millis(position.complete_to.0)),
+            archive_stopped: archived.and_then(|position| position.stopped.clone()),
+            speed_until: folded.map(|status| status.until.0),
+            folded_to: folded_to.and_then(|time| rfc3339_millis(time.0)),
+            lag: folded.map(|status| end.saturating_sub(status.until.0)),
+            lag_seconds: folded_to.map(|time| (now_ms - time.0).max(0) as f64 / 1000.0),
+            segments: folded.map(|status| status.segments as u64),
+            bytes: folded.map(|status| status.bytes as u64),
+            events: folded.map(|status| status.events),
+            speed_stopped: folded.and_then(|status| status.stopped.clone()),
+        }
+    };
+    let streams = core.topics.iter();
+    streams
+        .map(|(stream, topic, _)| StreamStatus {
+            name: stream.name.clone(),
+            topic: topic.name.clone(),
+            incarnation: topic.incarnation.to_string(),
+            partitions: topic.all_partitions().into_iter().map(of_partition).collect(),
+        })
+        .collect()
+}
+
+fn batch(core: &Core, seen: &Seen) -> BatchStatus {
+    let last = core.runs.last();
+    let running = core.runs.under_way().map(|run| {
+        let since = rfc3339_millis(run.since_ms).unwrap_or_default();
+        format!("a run at tick {} since {since}", run.tick.0)
+    });
+    BatchStatus {
+        next_run: seen.next_run_ms.and_then(rfc3339_millis),
+        running,
+        last_run: last.as_ref().and_then(|ended| rfc3339_millis(ended.at_ms)),
+        last_error: last.and_then(|ended| ended.error),
+    }
+}
+
+fn memory(core: &Core) -> Vec<MemoryStatus> {
+    let Some(speed) = &core.speed else { return Vec::new() };
+    let held: usize = speed
+        .status()
+        .iter()
+        .map(|status| status.bytes + status.horizon_bytes)
+        .sum();
+    vec![MemoryStatus {
+        name: "speed".to_owned(),
+        bytes: held as u64,
+        bytes_max: Some(core.settings.speed.memory_bytes as u64),
+    }]
+}
+
+/// As in JSON.
+fn kind_name(kind: RunKind) -> &'static str {
+    match kind {
+        RunKind::Incremental => "incremental",
+        RunKind::Full => "full",
+        RunKind::Rollback => "rollback",
+    }
+}

@@ -1,0 +1,53 @@
+//! `foldline run`: the platform, or some of its roles, until it is told to stop.
+
+use anyhow::Context;
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::Setting;
+use crate::output::say;
+use crate::pipelines;
+use crate::platform::{Platform, Role, Start};
+
+/// Run the platform until SIGINT or SIGTERM
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  foldline run --data-dir ./foldline-data --listen 127.0.0.1:8080")]
+pub(crate) struct Run {
+    /// Roles of this process [default: all]
+    #[arg(long = "role", value_enum, value_delimiter = ',')]
+    roles: Vec<Role>,
+}
+
+impl Run {
+    /// Runs it.
+    pub(crate) async fn run(self, setting: Setting) -> anyhow::Result<()> {
+        let settings = &setting.merged.settings;
+        let start = Start {
+            roles: if self.roles.is_empty() {
+                Role::ALL.to_vec()
+            } else {
+                self.roles
+            },
+            listen: settings.http.listen.clone(),
+            files: pipelines::read(&settings.pipelines)?,
+            stays: true,
+        };
+        let platform = Platform::start(&setting, start).await?;
+        say!("foldline is listening on {}", platform.url());
+        told_to_stop().await?;
+        tracing::info!("stopping");
+        platform.stop().await;
+        Ok(())
+    }
+}
+
+/// Returns at SIGINT or SIGTERM.
+pub(crate) async fn told_to_stop() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
