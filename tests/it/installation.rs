@@ -1,0 +1,325 @@
+//! The command on data of its own: import, answers, batch runs, the audit, damage, and restarts.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::cli::{foldline, text, write};
+
+const STREAMS: &str = "CREATE STREAM visits (
+  visit_id TEXT NOT NULL, page TEXT, seconds INT, at TIMESTAMPTZ NOT NULL
+) WITH (
+  topic = 'visits', format = 'json', partitions = 3, key = 'page', event_time = 'at', lateness = '1 day',
+  unique_key = 'visit_id', unique_within = '1 day'
+);\n";
+const VIEWS: &str =
+    "CREATE VIEW pages AS SELECT page, count(*) AS visits, sum(seconds) AS seconds FROM visits GROUP BY page;
+CREATE VIEW page_days AS SELECT page, tumble(at, INTERVAL '1 day') AS day, count(*) AS visits FROM visits GROUP BY 1, 2;
+CREATE VIEW days AS SELECT day, sum(visits) AS visits FROM page_days GROUP BY 1;\n";
+
+/// A folder with a pipeline and short intervals.
+pub(crate) struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "sql/pipelines/web/streams.sql", STREAMS);
+        write(folder.path(), "sql/pipelines/web/views.sql", VIEWS);
+        let folder = Self(folder);
+        folder.set("[speed]\ncut_every_ms = 50\n[batch]\nschedule = \"\"\n");
+        folder
+    }
+
+    /// Writes the configuration file.
+    pub(crate) fn set(&self, settings: &str) {
+        write(
+            self.path(),
+            "foldline.toml",
+            &format!("{settings}[http]\nlisten = \"127.0.0.1:0\"\n"),
+        );
+    }
+
+    /// 300 visits of 3 days in order, every tenth one twice, then two malformed ones.
+    fn with_visits() -> Self {
+        let folder = Self::new();
+        let mut lines = String::new();
+        for visit in 0..300 {
+            let (page, day) = (visit % 7, 1 + visit / 100);
+            let line = format!(
+                "{{\"visit_id\":\"v{visit}\",\"page\":\"/{page}\",\"seconds\":{visit},\"at\":\"2026-03-0{day}T10:00:00Z\"}}\n"
+            );
+            lines += &line.repeat(if visit % 10 == 0 { 2 } else { 1 });
+        }
+        lines += "{\"page\":\"/0\",\"at\":\"2026-03-03T10:00:00Z\"}\n{\"visit_id\":\"v9\",\"page\":\"/0\",\"at\":\"soon\"}\n";
+        write(folder.path(), "visits.ndjson", &lines);
+        folder.ok(&["import", "visits.ndjson", "--stream", "visits", "--wait"]);
+        folder
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        foldline(self.path(), arguments)
+    }
+
+    /// Output of a command that must succeed.
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}{}",
+            text(&output.stdout),
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    }
+
+    /// Output of a command that must say "no".
+    fn no(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let both = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {both}");
+        both
+    }
+
+    /// Files under `data/objects` whose path contains `part`.
+    fn objects(&self, part: &str) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.path().join("foldline-data/objects")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.to_string_lossy().contains(part) {
+                    found.push(path);
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    pub(crate) fn start(&self) -> Running {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_foldline"));
+        let mut child = command
+            .current_dir(self.path())
+            .arg("run")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert!(line.contains("listening on http://127.0.0.1:"), "{line}");
+        Running(child)
+    }
+}
+
+/// A `foldline run`; killed at the end.
+pub(crate) struct Running(Child);
+
+impl Running {
+    pub(crate) fn kill_minus_9(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    pub(crate) fn terminate(mut self) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+const TOTALS: &str = "SELECT count(*) AS pages, sum(visits) AS visits, sum(seconds) AS seconds FROM pages";
+/// 7 pages, 300 visits (each counted once), 0 + 1 + ... + 299 seconds.
+const EXPECTED: &str = "pages,visits,seconds\n7,300,44850\n";
+
+#[test]
+fn commands_work_without_a_running_foldline() {
+    let folder = Folder::with_visits();
+    assert_eq!(folder.ok(&["query", TOTALS, "--format", "csv"]), EXPECTED);
+    let again = folder.ok(&["import", "visits.ndjson", "--stream", "visits", "--format", "csv"]);
+    assert!(again.contains("visits.ndjson,0,"), "nothing twice: {again}");
+    let run = folder.ok(&["batch", "run", "--format", "csv"]);
+    assert!(run.contains("\n1,true,incremental,"), "{run}");
+    assert_eq!(
+        folder.ok(&["query", TOTALS, "--format", "csv"]),
+        EXPECTED,
+        "the answer does not jump"
+    );
+    assert_eq!(
+        folder.ok(&["query", TOTALS, "--format", "csv", "--batch-only"]),
+        EXPECTED
+    );
+    assert_eq!(folder.ok(&["query", TOTALS, "--format", "csv", "--at", "1"]), EXPECTED);
+    let nothing = folder.ok(&[
+        "query",
+        "SELECT count(*) AS pages FROM pages",
+        "--format",
+        "csv",
+        "--speed-only",
+    ]);
+    assert_eq!(nothing, "pages\n0\n", "all of it is below the cut");
+
+    let verified = folder.ok(&["verify", "--all", "--format", "csv"]);
+    assert!(verified.contains("pages,true,exact,7,330,1"), "{verified}");
+    assert!(verified.contains("days,true,exact,3,330,1"), "{verified}");
+    let audit = folder.ok(&["archive", "audit", "--format", "csv"]);
+    let column = |line: &str, at: usize| line.split(',').nth(at).unwrap().parse::<u64>().unwrap();
+    let sum = |at: usize| audit.lines().skip(1).map(|line| column(line, at)).sum::<u64>();
+    assert_eq!(
+        (sum(5), sum(6), sum(8)),
+        (330, 2, 0),
+        "rows, dead letters, faults: {audit}"
+    );
+    let letters = folder.ok(&["archive", "dead-letters", "--format", "csv"]);
+    assert!(letters.contains("soon") && letters.contains("visit_id"), "{letters}");
+    let history = folder.ok(&["batch", "history", "--format", "csv"]);
+    assert!(history.contains("published"), "{history}");
+
+    folder.ok(&["generations", "pin", "1"]);
+    let full = folder.ok(&["batch", "run", "--full", "--format", "csv"]);
+    assert!(full.contains("\n2,true,full,1,"), "{full}");
+    folder.ok(&["generations", "rollback", "1"]);
+    let generations = folder.ok(&["generations", "list", "--format", "csv"]);
+    assert!(
+        generations.contains("\n3,rollback,") && generations.contains("\n1,incremental,"),
+        "{generations}"
+    );
+    assert_eq!(folder.ok(&["query", TOTALS, "--format", "csv"]), EXPECTED);
+    let unknown = folder.run(&["generations", "pin", "9"]);
+    assert_eq!(unknown.status.code(), Some(2), "{}", text(&unknown.stderr));
+    let unknown = folder.run(&["query", "SELECT nothing FROM pages"]);
+    assert_eq!(unknown.status.code(), Some(2), "{}", text(&unknown.stderr));
+}
+
+#[test]
+fn a_running_foldline_is_asked_and_a_killed_one_is_not() {
+    let folder = Folder::with_visits();
+    let running = folder.start();
+    assert_eq!(folder.ok(&["query", TOTALS, "--format", "csv"]), EXPECTED);
+    let second = folder.no(&["run"]);
+    assert!(second.contains("another foldline"), "{second}");
+    write(
+        folder.path(),
+        "more.ndjson",
+        "{\"visit_id\":\"x\",\"page\":\"/new\",\"seconds\":1,\"at\":\"2026-03-03T11:00:00Z\"}\n",
+    );
+    folder.ok(&["import", "more.ndjson", "--stream", "visits", "--wait"]);
+    let expected = "pages,visits,seconds\n8,301,44851\n";
+    assert_eq!(folder.ok(&["query", TOTALS, "--format", "csv"]), expected);
+    let status = folder.ok(&["status", "--format", "json"]);
+    assert!(status.contains("\"ready\": true"), "{status}");
+
+    running.kill_minus_9();
+    assert!(folder.path().join("foldline-data/address").exists(), "nobody tidied up");
+    assert_eq!(folder.ok(&["query", TOTALS, "--format", "csv"]), expected);
+    let running = folder.start();
+    folder.ok(&["batch", "run"]);
+    assert_eq!(folder.ok(&["query", TOTALS, "--format", "csv"]), expected);
+    folder.ok(&["verify", "--all"]);
+    running.terminate();
+    assert!(!folder.path().join("foldline-data/address").exists(), "it tidied up");
+    folder.ok(&["verify", "--all"]);
+}
+
+#[test]
+fn damage_in_the_archive_is_named() {
+    let folder = Folder::with_visits();
+    folder.ok(&["batch", "run"]);
+    let file = &folder.objects("archive/visits/date=2026-03-02")[0];
+    let name = file.file_name().unwrap().to_string_lossy().into_owned();
+    let whole = std::fs::read(file).unwrap();
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    for damaged in [Some(flipped), None] {
+        match &damaged {
+            Some(bytes) => std::fs::write(file, bytes).unwrap(),
+            None => std::fs::remove_file(file).unwrap(),
+        }
+        let verified = folder.no(&["verify", "--all"]);
+        assert!(verified.contains(&name) && verified.contains("offsets"), "{verified}");
+        let audit = folder.no(&["archive", "audit"]);
+        assert!(audit.contains(&name), "{audit}");
+        let full = folder.no(&["batch", "run", "--full"]);
+        assert!(full.contains(&name), "{full}");
+    }
+    std::fs::write(file, whole).unwrap();
+    folder.ok(&["verify", "--all"]);
+}
+
+#[test]
+fn a_wrong_partial_is_found_with_its_key_and_date() {
+    let folder = Folder::with_visits();
+    folder.ok(&["batch", "run"]);
+    folder.ok(&["verify", "--all"]);
+    // The second day of every view names the partial of the first: well formed, checksum and all, and wrong.
+    let manifest = &folder.objects("generations/")[0];
+    let mut generation: serde_json::Value = serde_json::from_slice(&std::fs::read(manifest).unwrap()).unwrap();
+    for view in generation["views"].as_object_mut().unwrap().values_mut() {
+        let mut first = view["dates"][0].clone();
+        first["date"] = view["dates"][1]["date"].clone();
+        view["dates"][1] = first;
+    }
+    std::fs::write(manifest, generation.to_string()).unwrap();
+    let verified = folder.no(&["verify", "--all"]);
+    assert!(verified.contains("pages: key (page = /0): column"), "{verified}");
+    assert!(
+        verified.contains("wrong in date 2026-03-02 of generation 1"),
+        "{verified}"
+    );
+    assert!(verified.contains("page_days: key"), "{verified}");
+    assert!(
+        verified.contains("days: key"),
+        "the view over it is wrong too: {verified}"
+    );
+}
+
+#[test]
+fn what_judges_rows_may_not_change_under_data() {
+    let folder = Folder::with_visits();
+    folder.ok(&["batch", "run"]);
+    write(
+        folder.path(),
+        "sql/pipelines/web/streams.sql",
+        &STREAMS.replace("'1 day'", "'2 days'"),
+    );
+    let refused = folder.no(&["query", TOTALS]);
+    assert!(
+        refused.contains("\"visits\"") && refused.contains("may not change"),
+        "{refused}"
+    );
+    write(
+        folder.path(),
+        "sql/pipelines/web/streams.sql",
+        &STREAMS.replace("seconds INT", "seconds INT, device TEXT"),
+    );
+    assert_eq!(
+        folder.ok(&["query", TOTALS, "--format", "csv"]),
+        EXPECTED,
+        "a new nullable column judges nothing"
+    );
+    let other = folder.run(&["query", TOTALS, "--format", "csv"]);
+    assert!(other.status.success());
+    folder.set("[speed]\ncut_every_ms = 70\n");
+    let refused = folder.run(&["query", TOTALS]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        text(&refused.stderr).contains("speed.cut_every_ms = 50"),
+        "{}",
+        text(&refused.stderr)
+    );
+}

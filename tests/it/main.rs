@@ -1,0 +1,11 @@
+//! Tests of the `foldline` command and of the house.
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test that meets a surprise should stop right there"
+)]
+
+mod arrows;
+mod cli;
+mod crashes;
+mod installation;
