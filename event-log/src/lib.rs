@@ -18,6 +18,6 @@ pub mod reader;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use embedded::{EmbeddedLog, EmbeddedSettings};
 pub use log::{Appended, EventLog, LogError, NewRecord, ProducerSequence, Records, Span, Topic};
-pub use marks::{Horizon, MarkState};
+pub use marks::{Horizon, MarkState, NoHorizon};
 pub use position::{Coverage, Cut, Offset, Partition, PartitionCut, RecordTime, Tick, TopicPartition, keeps_boundary};
 pub use reader::{DeadLetter, EventBatch, Progress, ReadError, ReaderStart, StreamReader};

@@ -1,14 +1,32 @@
 //! A partition read as judged rows: bytes in, [`EventBatch`]es out.
+//!
+//! One read of the log is decoded and marked as a whole and then cut where the tick changes. A batch ends one past its
+//! last record, so offsets without records belong to the batch of the record after them: the same boundaries come out
+//! however the log is read.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{
+    Array, ArrayRef, BinaryArray, BooleanArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
+    TimestampMicrosecondArray, UInt64Array,
+};
+use arrow::compute::take;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use bytes::Bytes;
 use foldline_sql::Stream;
 
-use crate::{EventLog, Horizon, LogError, MarkState, Offset, RecordTime, Tick, TopicPartition};
+use crate::decode::{DecodeError, Decoded, Decoder};
+use crate::marks::{Judged, MarkError, Marks, RECORD_TIME_MAX};
+use crate::{EventLog, Horizon, LogError, MarkState, Offset, RecordTime, Records, Tick, TopicPartition};
+
+/// Name of the column with the bytes as they arrived.
+const RAW: &str = "_raw";
+/// How often in a row a log may say that there is more and give nothing.
+const EMPTY_READS_MAX: usize = 16;
 
 /// A run of one partition's records, decoded and judged. It never crosses a tick: all of its records lie in `tick`.
 #[derive(Debug, Clone)]
@@ -66,7 +84,20 @@ pub enum Progress {
 /// Reads one partition of a stream from an offset on.
 #[derive(Debug)]
 pub struct StreamReader {
-    _log: Arc<dyn EventLog>,
+    log: Arc<dyn EventLog>,
+    stream: Arc<Stream>,
+    partition: TopicPartition,
+    cut_every_ms: i64,
+    raw: bool,
+    schema: SchemaRef,
+    decoder: Decoder,
+    marks: Marks,
+    /// Where the log is read next.
+    next: Offset,
+    /// Where the last batch ended.
+    covered: Offset,
+    /// Decoded batches that were not handed out yet, and then perhaps the end.
+    ready: VecDeque<Progress>,
 }
 
 /// How a [`StreamReader`] starts.
@@ -94,7 +125,7 @@ pub enum ReadError {
         /// Cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The decoder could not be built for the declaration.
+    /// The decoder could not be built for the declaration, or its columns could not.
     #[error("cannot decode stream \"{stream}\": {reason}")]
     Decode {
         /// Stream.
@@ -102,36 +133,339 @@ pub enum ReadError {
         /// Why.
         reason: String,
     },
+    /// The log broke its contract: the records do not follow from where they were asked for.
+    #[error("the log gave what does not follow from {partition} at offset {asked}: {found}")]
+    Disorder {
+        /// Partition.
+        partition: TopicPartition,
+        /// Asked offset.
+        asked: Offset,
+        /// What came.
+        found: String,
+    },
 }
 
 impl StreamReader {
     /// Opens `partition` of `stream` at `start`. Reads back the duplicate horizon where the stream has a unique key.
-    /// `columns`: declared columns wanted beside the judging ones; `raw`: whether `_raw` is wanted.
+    /// `columns`: columns wanted beside the judging ones (system columns are always there); `raw`: whether `_raw` is
+    /// wanted.
     #[allow(
         clippy::too_many_arguments,
         reason = "every one is a different thing, named by its type"
     )]
     pub async fn open(
-        _log: Arc<dyn EventLog>,
-        _stream: Arc<Stream>,
-        _partition: TopicPartition,
-        _start: ReaderStart,
-        _columns: &[String],
-        _raw: bool,
-        _cut_every_ms: i64,
-        _horizon: &dyn Horizon,
+        log: Arc<dyn EventLog>,
+        stream: Arc<Stream>,
+        partition: TopicPartition,
+        start: ReaderStart,
+        columns: &[String],
+        raw: bool,
+        cut_every_ms: i64,
+        horizon: &dyn Horizon,
     ) -> Result<Self, ReadError> {
-        todo!()
+        let table = stream.table_schema();
+        let system = &table.fields()[stream.columns.len()..];
+        let declared: Vec<String> = columns
+            .iter()
+            .filter(|name| !system.iter().any(|field| field.name() == *name))
+            .cloned()
+            .collect();
+        let decoder = Decoder::new(&stream, &declared).map_err(|error| undecodable(&stream, &error))?;
+        let marks = restored(&stream, &partition, &start, horizon).await?;
+        Ok(Self {
+            schema: schema_of(&decoder, system, raw),
+            log,
+            stream,
+            partition,
+            cut_every_ms,
+            raw,
+            decoder,
+            marks,
+            next: start.next,
+            covered: start.next,
+            ready: VecDeque::new(),
+        })
     }
 
     /// The next batch: at most about `max_bytes` of records, waiting up to `wait` at the end of the log.
     /// Cancel-safe: a dropped call loses nothing.
-    pub async fn next(&mut self, _max_bytes: usize, _wait: Duration) -> Result<Progress, ReadError> {
-        todo!()
+    ///
+    /// The end is told as soon as the records before it are handed out, and again after each wait in vain.
+    pub async fn next(&mut self, max_bytes: usize, wait: Duration) -> Result<Progress, ReadError> {
+        let mut empty_reads = 0;
+        loop {
+            if let Some(progress) = self.ready.pop_front() {
+                return Ok(progress);
+            }
+            // The only await: what follows a read is done at once, so nothing read can be lost.
+            let records = self.log.read(&self.partition, self.next, max_bytes, wait).await?;
+            self.check(&records)?;
+            if records.is_empty() && records.next == self.next && records.next != records.span.end {
+                // Records can arrive between the end of the wait and the look at the span.
+                empty_reads += 1;
+                if empty_reads == EMPTY_READS_MAX {
+                    return Err(self.disorder(format!("nothing, though the log ends at {}", records.span.end)));
+                }
+            }
+            self.take(&records)?;
+        }
     }
 
     /// Bytes that the duplicate horizon holds in memory.
     pub fn horizon_bytes(&self) -> usize {
-        todo!()
+        self.marks.horizon_bytes()
     }
+
+    fn disorder(&self, found: String) -> ReadError {
+        ReadError::Disorder {
+            partition: self.partition.clone(),
+            asked: self.next,
+            found,
+        }
+    }
+
+    /// The records must lie between where they were asked for and where the log says to read next, ascending.
+    fn check(&self, records: &Records) -> Result<(), ReadError> {
+        let count = records.len();
+        let columns = [records.timestamps_ms.len(), records.keys.len(), records.values.len()];
+        if columns.iter().any(|length| *length != count) {
+            return Err(self.disorder(format!("{count} offsets with columns of {columns:?} values")));
+        }
+        let mut expected = self.next;
+        for offset in records.offsets.iter() {
+            let found = u64::try_from(*offset)
+                .ok()
+                .map(Offset)
+                .filter(|found| *found >= expected);
+            let Some(found) = found else {
+                return Err(self.disorder(format!("a record at {offset} where {expected} or later must follow")));
+            };
+            expected = Offset(found.0 + 1);
+        }
+        if records.next < expected || records.next > records.span.end {
+            return Err(self.disorder(format!(
+                "records until {expected}, to go on at {}, of a log that ends at {}",
+                records.next, records.span.end
+            )));
+        }
+        Ok(())
+    }
+
+    /// Decodes, marks and cuts `records`. Changes nothing unless all of that succeeds.
+    fn take(&mut self, records: &Records) -> Result<(), ReadError> {
+        if !records.is_empty() {
+            let batches = self
+                .batches(records)
+                .map_err(|error| undecodable(&self.stream, &error))?;
+            self.covered = batches.last().map_or(self.covered, |batch| batch.offsets.end);
+            self.ready.extend(batches.into_iter().map(Progress::Batch));
+        }
+        self.next = records.next;
+        if records.next == records.span.end {
+            self.ready.push_back(Progress::End {
+                complete_to: records.span.complete_to,
+                end: records.span.end,
+            });
+        }
+        Ok(())
+    }
+
+    fn batches(&mut self, records: &Records) -> Result<Vec<EventBatch>, DecodeError> {
+        let decoded = self.decoder.decode(&records.values)?;
+        let keys = match &self.stream.unique {
+            Some(unique) => unique
+                .columns
+                .iter()
+                .map(|name| Arc::clone(&decoded.rows[name.as_str()]))
+                .collect(),
+            None => Vec::new(),
+        };
+        // Only hashing keys of a type without a row format fails, and that before the marks change.
+        let judged = self
+            .marks
+            .judge(
+                &records.timestamps_ms,
+                &decoded.good,
+                decoded.event_times.as_deref(),
+                &keys,
+            )
+            .map_err(|error| match error {
+                MarkError::Key(cause) => DecodeError::Arrow(cause),
+                MarkError::Horizon(reason) => DecodeError::Arrow(ArrowError::ComputeError(reason)),
+            })?;
+        let rows = self.rows(records, &decoded, &judged)?;
+        let run = Run {
+            records,
+            decoded: &decoded,
+            judged: &judged,
+            rows: &rows,
+        };
+        let mut batches = Vec::new();
+        let mut from = self.covered;
+        let mut first = 0;
+        while first < records.len() {
+            let tick = self.tick(&judged, first);
+            let same = judged.record_times[first..].partition_point(|time| RecordTime(*time) < self.end_of(tick));
+            let until = first + same;
+            let batch = run.cut(&self.partition, from, tick, first..until);
+            from = batch.offsets.end;
+            batches.push(batch);
+            first = until;
+        }
+        Ok(batches)
+    }
+
+    fn tick(&self, judged: &Judged, record: usize) -> Tick {
+        Tick::at(RecordTime(judged.record_times[record]), self.cut_every_ms)
+    }
+
+    fn end_of(&self, tick: Tick) -> RecordTime {
+        RecordTime(tick.0.saturating_add(self.cut_every_ms))
+    }
+
+    /// The decoded rows with the columns of the log and the marks beside them.
+    fn rows(&self, records: &Records, decoded: &Decoded, judged: &Judged) -> Result<RecordBatch, ArrowError> {
+        let good = &decoded.good;
+        let topic = StringArray::from_iter_values(good.iter().map(|_| self.partition.topic.as_str()));
+        let partition = i32::try_from(self.partition.partition.0).expect("a partition is an INT, as in Kafka");
+        let micros = |record: &usize| records.timestamps_ms[*record].saturating_mul(1000);
+        let mut columns: Vec<ArrayRef> = decoded.rows.columns().to_vec();
+        columns.extend([
+            Arc::new(topic) as ArrayRef,
+            Arc::new(Int32Array::from_value(partition, good.len())),
+            Arc::new(Int64Array::from_iter_values(
+                good.iter().map(|record| records.offsets[*record]),
+            )),
+            Arc::new(TimestampMicrosecondArray::from_iter_values(good.iter().map(micros)).with_timezone("UTC")),
+            of_rows(&records.keys, good)?,
+            Arc::new(BooleanArray::from(judged.late.clone())),
+            Arc::new(BooleanArray::from(judged.duplicate.clone())),
+            Arc::new(Int64Array::from_iter_values(
+                good.iter().map(|record| judged.record_times[*record]),
+            )),
+        ]);
+        if self.raw {
+            columns.push(of_rows(&records.values, good)?);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(good.len()));
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+    }
+}
+
+/// One read of the log, decoded and marked.
+struct Run<'a> {
+    records: &'a Records,
+    decoded: &'a Decoded,
+    judged: &'a Judged,
+    rows: &'a RecordBatch,
+}
+
+impl Run<'_> {
+    /// The batch of the records `span`, which lie in `tick`.
+    fn cut(&self, partition: &TopicPartition, from: Offset, tick: Tick, span: Range<usize>) -> EventBatch {
+        let row_at = |record: usize| self.decoded.good.partition_point(|good| *good < record);
+        let rows = row_at(span.start)..row_at(span.end);
+        let letter_at = |record: usize| self.decoded.malformed.partition_point(|(bad, _)| *bad < record);
+        let letters = &self.decoded.malformed[letter_at(span.start)..letter_at(span.end)];
+        let last = self.records.offsets[span.end - 1];
+        let end = u64::try_from(last).expect("offsets were checked") + 1;
+        EventBatch {
+            partition: partition.clone(),
+            offsets: from..Offset(end),
+            tick,
+            nulled: self.nulled(&rows),
+            rows: self.rows.slice(rows.start, rows.len()),
+            dead_letters: letters
+                .iter()
+                .map(|(record, reason)| self.dead_letter(*record, reason))
+                .collect(),
+            marks: self.judged.state_after(span.end - 1),
+            raw_bytes: bytes_of(&self.records.keys, &span) + bytes_of(&self.records.values, &span),
+        }
+    }
+
+    fn nulled(&self, rows: &Range<usize>) -> Vec<(String, u64)> {
+        let mut counts = Vec::new();
+        for (column, misfits) in &self.decoded.nulled {
+            let before = |row: usize| misfits.partition_point(|misfit| (*misfit as usize) < row);
+            let count = before(rows.end) - before(rows.start);
+            if count > 0 {
+                counts.push((column.clone(), count as u64));
+            }
+        }
+        counts
+    }
+
+    fn dead_letter(&self, record: usize, reason: &str) -> DeadLetter {
+        let bytes = |column: &BinaryArray| {
+            let value = column.is_valid(record).then(|| column.value(record));
+            value.map(Bytes::copy_from_slice)
+        };
+        DeadLetter {
+            offset: Offset(u64::try_from(self.records.offsets[record]).expect("offsets were checked")),
+            timestamp_ms: self.records.timestamps_ms[record],
+            key: bytes(&self.records.keys),
+            raw: bytes(&self.records.values).unwrap_or_default(),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+/// Marks at `start`, with the keys of the duplicate horizon.
+async fn restored(
+    stream: &Stream,
+    partition: &TopicPartition,
+    start: &ReaderStart,
+    horizon: &dyn Horizon,
+) -> Result<Marks, ReadError> {
+    let failed = |source| ReadError::Horizon {
+        partition: partition.clone(),
+        until: start.next,
+        source,
+    };
+    let mut marks = Marks::new(stream, start.marks);
+    let (Some(unique), Some(since)) = (&stream.unique, marks.horizon_since()) else {
+        return Ok(marks);
+    };
+    let kept = horizon.kept_rows(partition, start.next, since, &unique.columns).await;
+    for rows in kept.map_err(failed)? {
+        marks
+            .restore(&rows, &unique.columns)
+            .map_err(|error| failed(Box::new(error)))?;
+    }
+    Ok(marks)
+}
+
+fn schema_of(decoder: &Decoder, system: &[FieldRef], raw: bool) -> SchemaRef {
+    let mut fields: Vec<_> = decoder.schema().fields().iter().chain(system).cloned().collect();
+    fields.push(Arc::new(Field::new(RECORD_TIME_MAX, DataType::Int64, false)));
+    if raw {
+        fields.push(Arc::new(Field::new(RAW, DataType::Binary, false)));
+    }
+    Arc::new(Schema::new(fields))
+}
+
+fn undecodable(stream: &Stream, error: &DecodeError) -> ReadError {
+    let mut reason = error.to_string();
+    if let Some(cause) = std::error::Error::source(error) {
+        reason = format!("{reason}: {cause}");
+    }
+    ReadError::Decode {
+        stream: stream.name.clone(),
+        reason,
+    }
+}
+
+/// The values of the good records; shared where all are good.
+fn of_rows(column: &BinaryArray, good: &[usize]) -> Result<ArrayRef, ArrowError> {
+    if good.len() == column.len() {
+        return Ok(Arc::new(column.clone()));
+    }
+    let indices = UInt64Array::from_iter_values(good.iter().map(|record| *record as u64));
+    take(column, &indices, None)
+}
+
+fn bytes_of(column: &BinaryArray, span: &Range<usize>) -> usize {
+    let offsets = column.value_offsets();
+    usize::try_from(offsets[span.end] - offsets[span.start]).expect("offsets of a column ascend")
 }
