@@ -166,6 +166,9 @@ impl QueryError {
 
     /// What DataFusion says, as what it means here. `otherwise` makes the error where it is DataFusion's own.
     fn from_datafusion(error: DataFusionError, otherwise: fn(DataFusionError) -> Self) -> Self {
+        if matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)) {
+            return Self::OutOfMemory(error);
+        }
         match error {
             DataFusionError::External(inner) => match inner.downcast::<Self>() {
                 Ok(own) => *own,
@@ -177,7 +180,6 @@ impl QueryError {
                 }
                 inner => otherwise(DataFusionError::Context(context, Box::new(inner))),
             },
-            error if matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)) => Self::OutOfMemory(error),
             error => otherwise(error),
         }
     }
