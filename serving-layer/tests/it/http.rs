@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use foldline_serving_layer::status::{GenerationStatus, PartitionStatus, StreamStatus};
 use foldline_serving_layer::{Status, StatusSource};
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStoreExt;
 use serde_json::Value;
 
 use crate::platform::{PIPELINE, Platform, at, random_log, rows};

@@ -15,7 +15,7 @@ use foldline_serving_layer::{Limits, ServedTopic, Serving, ServingParts};
 use foldline_speed_layer::{PartitionView, RealtimeStore, Segment, Snapshot};
 use foldline_sql::{Catalog, Fold, SourceFile, ViewKind};
 use object_store::memory::InMemory;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStoreExt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
@@ -62,7 +62,6 @@ pub(crate) struct Platform {
     pub(crate) store: Arc<InMemory>,
     pub(crate) generations: Generations,
     pub(crate) realtime: Arc<Held>,
-    pub(crate) clock: ManualClock,
     pub(crate) serving: Serving,
 }
 
@@ -111,7 +110,6 @@ impl Platform {
             store,
             generations,
             realtime,
-            clock,
             serving,
         }
     }
