@@ -93,9 +93,11 @@ pub async fn collect(
 
 async fn collect_generations(generations: &Generations, report: &mut GarbageReport) -> Result<(), GarbageError> {
     let store = generations.store().as_ref();
-    let before = generations::everything(store).await?;
-    let dead_holds = dead_holds(&before, generations.now_ms());
-    delete(store, dead_holds).await?;
+    let mut before = generations::everything(store).await?;
+    let alive = |held_ms: i64| generations.now_ms().saturating_sub(held_ms) <= HOLD_MS_MAX;
+    let (holds, dead): (Vec<_>, Vec<_>) = before.holds.into_iter().partition(|(_, hold)| alive(hold.held_ms));
+    before.holds = holds;
+    delete(store, dead.into_iter().map(|(path, _)| path).collect()).await?;
     let manifests = removable(&before, generations)
         .into_iter()
         .map(generations::manifest_path)
@@ -136,14 +138,6 @@ fn removable(stored: &Stored, generations: &Generations) -> Vec<GenerationNumber
         .filter(|number| !stored.pins.contains_key(number))
         .filter(|number| stored.holds.iter().all(|(_, hold)| hold.generation.number != *number))
         .collect()
-}
-
-fn dead_holds(stored: &Stored, now_ms: i64) -> Vec<Path> {
-    let dead = stored
-        .holds
-        .iter()
-        .filter(|(_, hold)| now_ms.saturating_sub(hold.held_ms) > HOLD_MS_MAX);
-    dead.map(|(path, _)| path.clone()).collect()
 }
 
 /// The generation that a file of a batch view was written for.

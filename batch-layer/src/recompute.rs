@@ -91,6 +91,11 @@ pub enum RecomputeError {
     Stopped,
 }
 
+/// A unit of work has at least this many rows, if its partition has: so small commits are read in one go.
+const UNIT_ROWS: u64 = 131_072;
+/// Rows of one date that are folded at once.
+const FOLD_ROWS: usize = 65_536;
+
 /// Recomputes the views of a catalog.
 #[derive(Debug, Clone)]
 pub struct Recompute {
@@ -98,6 +103,8 @@ pub struct Recompute {
     archive: Archive,
     generations: Generations,
     clock: Arc<dyn Clock>,
+    unit_rows: u64,
+    fold_rows: usize,
 }
 
 /// A run under way.
@@ -118,6 +125,18 @@ impl Recompute {
             archive,
             generations,
             clock,
+            unit_rows: UNIT_ROWS,
+            fold_rows: FOLD_ROWS,
+        }
+    }
+
+    /// Reads in units of at least `unit_rows` rows, as many at the same time as there are cores, and folds `fold_rows`
+    /// rows of a date at once. Less needs less memory and more work.
+    pub fn sized(self, unit_rows: u64, fold_rows: usize) -> Self {
+        Self {
+            unit_rows,
+            fold_rows,
+            ..self
         }
     }
 
@@ -137,7 +156,16 @@ impl Recompute {
         let started_ms = self.clock.now_ms();
         self.generations.refresh().await?;
         let base = self.generations.current();
-        let plan = Plan::make(&self.catalog, &self.archive, base.as_deref(), kind, tick, topics).await?;
+        let plan = Plan::make(
+            &self.catalog,
+            &self.archive,
+            base.as_deref(),
+            kind,
+            tick,
+            topics,
+            self.unit_rows,
+        )
+        .await?;
         if let (Some(base), true) = (&base, plan.nothing_new) {
             return Ok(RunReport {
                 generation: Arc::clone(base),
@@ -227,7 +255,7 @@ impl Run<'_> {
         while let Some((date, batch)) = rows.try_next().await? {
             let count = batch.num_rows() as u64;
             buffer.push(date, batch);
-            while let Some((date, batches)) = buffer.take_full() {
+            while let Some((date, batches)) = buffer.take_full(self.recompute.fold_rows) {
                 accumulator.fold(&pass.jobs, date, batches).await?;
             }
             advance(count);

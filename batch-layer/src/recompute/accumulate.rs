@@ -15,8 +15,6 @@ use foldline_sql::{Fold, FoldError, Partial};
 
 use super::{RecomputeError, beside};
 
-/// Rows of one date that are folded at once.
-const FOLD_ROWS: usize = 65_536;
 /// All dates of a unit together gather at most this many bytes; beyond it the largest is folded early.
 const GATHERED_BYTES_MAX: usize = 32 << 20;
 /// Runs of about one size that are merged into one.
@@ -47,10 +45,10 @@ impl DateBuffer {
     }
 
     /// A date that has enough rows, or the largest if there is too much of all.
-    pub(super) fn take_full(&mut self) -> Option<(NaiveDate, Vec<RecordBatch>)> {
+    pub(super) fn take_full(&mut self, fold_rows: usize) -> Option<(NaiveDate, Vec<RecordBatch>)> {
         let largest = self.dates.iter().max_by_key(|(_, gathered)| gathered.rows);
         let (&date, gathered) = largest?;
-        if gathered.rows < FOLD_ROWS && self.bytes <= GATHERED_BYTES_MAX {
+        if gathered.rows < fold_rows && self.bytes <= GATHERED_BYTES_MAX {
             return None;
         }
         let gathered = self.dates.remove(&date)?;

@@ -10,9 +10,6 @@ use super::{RecomputeError, RunKind};
 use crate::generations::refuse_behind;
 use crate::{Archive, Commit, DatePartial, Generation};
 
-/// A unit of work has at least this many rows, if its partition has: so small commits are read in one go.
-const UNIT_ROWS: u64 = 131_072;
-
 /// A view to compute.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -64,6 +61,7 @@ impl Plan {
         kind: RunKind,
         tick: Tick,
         topics: &[(Topic, Vec<RecordTime>)],
+        unit_rows: u64,
     ) -> Result<Self, RecomputeError> {
         let cut = match base.filter(|base| kind == RunKind::Incremental && Some(tick) <= base.cut.tick) {
             Some(base) => base.cut.clone(),
@@ -86,12 +84,17 @@ impl Plan {
             files: 0,
         };
         if !plan.nothing_new {
-            plan.find_units(archive, base).await?;
+            plan.find_units(archive, base, unit_rows).await?;
         }
         Ok(plan)
     }
 
-    async fn find_units(&mut self, archive: &Archive, base: Option<&Generation>) -> Result<(), RecomputeError> {
+    async fn find_units(
+        &mut self,
+        archive: &Archive,
+        base: Option<&Generation>,
+        unit_rows: u64,
+    ) -> Result<(), RecomputeError> {
         for (index, pass) in self.passes.iter().enumerate() {
             let of_stream =
                 |partition: &&foldline_event_log::PartitionCut| partition.partition.topic == pass.stream.topic;
@@ -103,7 +106,7 @@ impl Plan {
                     .filter(|_| !pass.from_origin)
                     .and_then(|base| base.cut.of(partition));
                 let from = previous.map_or(origin, |previous| previous.next);
-                for (offsets, rows, files) in stretches(&commits, &(from..entry.next)) {
+                for (offsets, rows, files) in stretches(&commits, &(from..entry.next), unit_rows) {
                     self.rows += rows;
                     self.files += files;
                     self.units.push(Unit {
@@ -214,7 +217,7 @@ fn same_offsets(base: &Generation, cut: &Cut) -> bool {
 }
 
 /// `offsets` in stretches of whole commits, with about how many rows and files each has.
-fn stretches(commits: &[Arc<Commit>], offsets: &Range<Offset>) -> Vec<(Range<Offset>, u64, u64)> {
+fn stretches(commits: &[Arc<Commit>], offsets: &Range<Offset>, unit_rows: u64) -> Vec<(Range<Offset>, u64, u64)> {
     let mut stretches: Vec<(Range<Offset>, u64, u64)> = Vec::new();
     if offsets.start >= offsets.end {
         return stretches;
@@ -228,7 +231,7 @@ fn stretches(commits: &[Arc<Commit>], offsets: &Range<Offset>) -> Vec<(Range<Off
             |file: &&crate::archive::ArchivedFile| file.first_offset < offsets.end && file.last_offset >= offsets.start;
         rows += commit.files.iter().filter(touched).map(|file| file.rows).sum::<u64>();
         files += commit.files.iter().filter(touched).count() as u64;
-        if rows >= UNIT_ROWS {
+        if rows >= unit_rows {
             let end = commit.offsets.end.min(offsets.end);
             stretches.push((from..end, rows, files));
             (from, rows, files) = (end, 0, 0);

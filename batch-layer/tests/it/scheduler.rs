@@ -1,6 +1,6 @@
 //! Cron with zones, the ledger, catch-up and no overlap. Time is moved by hand.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::DateTime;

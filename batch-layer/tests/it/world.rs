@@ -147,7 +147,8 @@ impl World {
             clicks.push(click);
         }
         let start = archived.last().map_or(0, |last| last.offsets.end.0);
-        let mut new = batches(&stream, &name, start, &clicks[already..], 9);
+        let rows_max = if count > 1000 { 400 } else { 9 };
+        let mut new = batches(&stream, &name, start, &clicks[already..], rows_max);
         if let Some(before) = archived.last().map(|last| last.marks) {
             for batch in &mut new {
                 batch.marks.record_time = batch.marks.record_time.max(before.record_time);
@@ -175,13 +176,24 @@ impl World {
         Tick(Tick::at(RecordTime(times.max().unwrap_or(0)), CUT_EVERY_MS).0 + CUT_EVERY_MS)
     }
 
+    /// The newest tick before which nothing more will be archived.
+    pub(crate) fn complete_tick(&self) -> Tick {
+        let times = self
+            .log
+            .iter()
+            .map(|(_, clicks)| clicks.last().map_or(0, |last| last.record_time));
+        Tick::at(RecordTime(times.min().unwrap_or(0)), CUT_EVERY_MS)
+    }
+
     pub(crate) fn recompute(&self) -> Recompute {
         self.recompute_with(&self.generations)
     }
 
     pub(crate) fn recompute_with(&self, generations: &Generations) -> Recompute {
         let (catalog, archive) = (Arc::clone(&self.catalog), self.archive.clone());
-        Recompute::new(catalog, archive, generations.clone(), Arc::new(self.clock.clone()))
+        let recompute = Recompute::new(catalog, archive, generations.clone(), Arc::new(self.clock.clone()));
+        // So small that there are many units, folds and merges.
+        recompute.sized(20, 3)
     }
 
     pub(crate) async fn run(&self, kind: RunKind, tick: Tick) -> Result<RunReport, RecomputeError> {
