@@ -223,7 +223,7 @@ pub async fn a_small_limit_still_gives_a_record(log: &dyn EventLog) {
         .expect("a record");
     assert_eq!(
         values(&one),
-        [large.clone()],
+        std::slice::from_ref(&large),
         "one record although it is larger than the limit"
     );
     let some = log

@@ -72,7 +72,7 @@ pub(super) fn encode(records: &[&NewRecord], timestamp_ms: i64, bytes_before: u6
         }
     }
     if flags & HAS_HEADERS != 0 {
-        push_ends(&mut frame, records, |record| headers_bytes(record));
+        push_ends(&mut frame, records, headers_bytes);
     }
     for record in records {
         if let Some(key) = &record.key {
