@@ -724,3 +724,57 @@ async fn columns_declared_later_are_null_where_no_bytes_are_kept() {
         "{text}"
     );
 }
+
+#[tokio::test]
+#[ignore = "prints figures"]
+async fn figures_of_600_byte_events() {
+    let mut random = StdRng::seed_from_u64(1);
+    let text: String = (0..600).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect();
+    let clicks: Vec<Click> = (0..200_000).map(|offset| Click::new(offset, 10, MAY_US)).collect();
+    let fixture = Fixture::new();
+    let mut all = batches(&fixture.stream, &fixture.partition, 0, &clicks, 2000);
+    let mut raw_bytes = 0;
+    for batch in &mut all {
+        let raws: arrow::array::BinaryArray = (0..batch.rows.num_rows())
+            .map(|_| {
+                // Field names and a few words repeat, ids and numbers do not: some 600 bytes.
+                let (from, number) = (random.random_range(0..500), random.random::<u64>());
+                let mut json = format!(
+                    r#"{{"id":"{number:016x}","user_id":"u{}","product":"p{}","price":{},"text":"{}","#,
+                    random.random_range(0..100_000),
+                    random.random_range(0..5000),
+                    random.random_range(100..99_999),
+                    &text[from..from + 100]
+                );
+                while json.len() < 590 {
+                    json.push_str(&format!(
+                        r#""field_{}":"{:x}","#,
+                        json.len() / 40,
+                        random.random::<u32>()
+                    ));
+                }
+                Some(json.into_bytes())
+            })
+            .collect();
+        batch.raw_bytes = raws.value_data().len();
+        raw_bytes += batch.raw_bytes;
+        let mut columns = batch.rows.columns().to_vec();
+        *columns.last_mut().unwrap() = Arc::new(raws);
+        batch.rows = RecordBatch::try_new(batch.rows.schema(), columns).unwrap();
+    }
+    fixture.archive.origin(&fixture.partition, Offset(0)).await.unwrap();
+    let started = std::time::Instant::now();
+    let commit = fixture.append(&all).await.unwrap();
+    let write = started.elapsed().as_secs_f64();
+    let started = std::time::Instant::now();
+    let rows = fixture.rows(0..200_000, &["amount", "id"]).await.unwrap();
+    let read = started.elapsed().as_secs_f64();
+    assert_eq!(rows.iter().map(|(_, rows)| rows.num_rows()).sum::<usize>(), 200_000);
+    println!(
+        "archived {:.0} MB/s of JSON ({:.1} MB to {:.1} MB), read back {:.0} k rows/s",
+        raw_bytes as f64 / 1e6 / write,
+        raw_bytes as f64 / 1e6,
+        commit.files[0].bytes as f64 / 1e6,
+        200.0 / read
+    );
+}
