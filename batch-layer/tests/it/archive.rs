@@ -632,6 +632,33 @@ async fn a_commit_that_lies_about_its_offsets_is_found_by_the_audit() {
 }
 
 #[tokio::test]
+async fn a_whole_file_with_other_rows_than_its_commit_says_is_damage() {
+    let fixture = Fixture::new();
+    let clicks: Vec<Click> = (0..5).map(|offset| Click::new(offset, 10, MAY_US)).collect();
+    fixture.archived(0, &clicks, 1).await;
+    let path = format!(
+        "archive/clicks/_commits/{}/3/{:020}.json",
+        fixture.partition.incarnation, 0
+    );
+    overwrite(&fixture.store, &path, |bytes| {
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        *bytes = text.replace(r#""rows":5"#, r#""rows":6"#).into_bytes();
+    })
+    .await;
+    let error = fixture.rows(0..5, &["id"]).await.unwrap_err();
+    assert!(matches!(error, ArchiveError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains("5 rows instead of 6"), "{error}");
+    assert!(
+        !fixture
+            .archive
+            .audit(&[fixture.partition.clone()])
+            .await
+            .unwrap()
+            .complete()
+    );
+}
+
+#[tokio::test]
 async fn commits_are_seen_by_archives_that_have_read_before() {
     let fixture = Fixture::new();
     let clicks = many_clicks(8, 0, 60);

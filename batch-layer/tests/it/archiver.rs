@@ -13,8 +13,8 @@ use foldline_event_log::{
 };
 use foldline_sql::{Stream, UniqueKey};
 use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::clicks::{DAY_US, MAY_US, stream};
@@ -226,7 +226,7 @@ async fn everything_appended_is_archived_exactly_once() {
     assert_eq!((rows, letters), (3000 - cut_off, cut_off));
     assert_eq!(counters.rows, rows as u64);
     assert_eq!(counters.dead_letters.values().sum::<u64>(), letters as u64);
-    assert!(counters.rolls[&RollReason::Size] > 8, "{counters:?}");
+    assert!(counters.rolls[&RollReason::Size] >= 8, "{counters:?}");
     assert_eq!(counters.commits, counters.rolls.values().sum::<u64>());
     assert_eq!((counters.lost, counters.retries, counters.held_bytes), (0, 0, 0));
 }
@@ -280,7 +280,7 @@ async fn one_memory_budget_holds_for_16_partitions() {
             if handle.positions().values().all(|position| position.stopped.is_some()) {
                 return most;
             }
-            if handle.counters().raw_bytes > 5 << 20 {
+            if handle.counters().raw_bytes > 4 << 20 {
                 return most;
             }
         }
@@ -382,10 +382,11 @@ async fn a_kill_between_files_and_commit_loses_and_doubles_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_away_is_waited_for() {
-    for at in ["_commits", ".parquet", "_origins"] {
+    // Eight files at a time share the faults.
+    for (at, faults) in [("_commits", 15), (".parquet", 100), ("_origins", 15)] {
         let site = Site::new(1).await;
         site.append(0, 20).await;
-        site.store.plan(at, &[Fault::FailedBefore; 15]);
+        site.store.plan(at, &vec![Fault::FailedBefore; faults]);
         let running = site
             .start(ArchiverSettings {
                 roll_age_ms: 10,
