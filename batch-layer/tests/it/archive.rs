@@ -161,7 +161,11 @@ async fn every_offset_comes_back_once_with_its_date() {
         assert_eq!(letters, malformed.map(letter).collect::<Vec<_>>());
     }
 
-    let report = fixture.archive.audit(&[fixture.partition.clone()]).await.unwrap();
+    let report = fixture
+        .archive
+        .audit(std::slice::from_ref(&fixture.partition))
+        .await
+        .unwrap();
     assert!(report.complete(), "{report:?}");
     let audit = &report.partitions[0];
     assert_eq!(audit.offsets, Offset(10)..Offset(end));
@@ -490,7 +494,11 @@ async fn damage_is_named_and_never_read_past() {
             .kept_rows(&fixture.partition, Offset(40), RecordTime(0), &["id".to_owned()])
             .await;
         assert!(kept.unwrap_err().to_string().contains(&file.path));
-        let report = fixture.archive.audit(&[fixture.partition.clone()]).await.unwrap();
+        let report = fixture
+            .archive
+            .audit(std::slice::from_ref(&fixture.partition))
+            .await
+            .unwrap();
         let finding = &report.partitions[0].findings[0];
         assert_eq!(finding.path.as_ref(), Some(&file.path));
         assert_eq!(finding.offsets, Some(Offset(14)..Offset(28)));
@@ -514,7 +522,11 @@ async fn a_missing_file_is_damage() {
         text.contains(&path) && text.contains("14..=27") && text.contains("missing"),
         "{text}"
     );
-    let report = fixture.archive.audit(&[fixture.partition.clone()]).await.unwrap();
+    let report = fixture
+        .archive
+        .audit(std::slice::from_ref(&fixture.partition))
+        .await
+        .unwrap();
     assert_eq!(report.partitions[0].findings[0].path, Some(path));
 }
 
@@ -553,7 +565,11 @@ async fn a_damaged_chain_is_named() {
         ),
         "{error}"
     );
-    let report = fixture.archive.audit(&[fixture.partition.clone()]).await.unwrap();
+    let report = fixture
+        .archive
+        .audit(std::slice::from_ref(&fixture.partition))
+        .await
+        .unwrap();
     assert_eq!(report.partitions[0].findings[0].offsets, Some(Offset(14)..Offset(28)));
 
     // An overlap, an unknown version, a record under another's name, rubbish.
@@ -583,7 +599,7 @@ async fn a_damaged_chain_is_named() {
         assert!(
             !fixture
                 .archive
-                .audit(&[fixture.partition.clone()])
+                .audit(std::slice::from_ref(&fixture.partition))
                 .await
                 .unwrap()
                 .complete()
@@ -620,7 +636,11 @@ async fn a_commit_that_lies_about_its_offsets_is_found_by_the_audit() {
             *bytes = text.replace(from, to).into_bytes();
         })
         .await;
-        let report = fixture.archive.audit(&[fixture.partition.clone()]).await.unwrap();
+        let report = fixture
+            .archive
+            .audit(std::slice::from_ref(&fixture.partition))
+            .await
+            .unwrap();
         let finding = &report.partitions[0].findings[0];
         assert_eq!(
             finding.offsets,
@@ -651,7 +671,7 @@ async fn a_whole_file_with_other_rows_than_its_commit_says_is_damage() {
     assert!(
         !fixture
             .archive
-            .audit(&[fixture.partition.clone()])
+            .audit(std::slice::from_ref(&fixture.partition))
             .await
             .unwrap()
             .complete()
@@ -718,6 +738,36 @@ async fn the_horizon_is_what_was_kept() {
             )
             .await
             .unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn columns_declared_later_are_read_out_of_the_bytes() {
+    let mut fixture = Fixture::new();
+    let clicks = many_clicks(10, 0, 60);
+    fixture.archived(0, &clicks, 5).await;
+    let end = clicks.last().unwrap().offset + 1;
+    let mut declared = stream();
+    // A new column; one that was never sent; and another type for an old one.
+    declared.columns.insert(1, column("extra", DataType::Utf8, true));
+    declared.columns.push(column("never", DataType::Int64, true));
+    declared.columns[3].data_type = DataType::Utf8;
+    fixture.stream = Arc::new(declared);
+    for range in [0..end, 20..40] {
+        let rows = fixture
+            .rows(range, &["never", "extra", "_offset", "amount", "id"])
+            .await
+            .unwrap();
+        assert!(!rows.is_empty());
+        for (_, rows) in &rows {
+            assert_eq!(rows["never"].null_count(), rows.num_rows());
+            for row in 0..rows.num_rows() {
+                let offset = rows["_offset"].as_primitive::<Int64Type>().value(row);
+                assert_eq!(rows["extra"].as_string::<i32>().value(row), format!("x{offset}"));
+                assert_eq!(rows["amount"].as_string::<i32>().value(row), offset.to_string());
+                assert_eq!(rows["id"].as_string::<i32>().value(row), format!("click-{offset}"));
+            }
+        }
     }
 }
 

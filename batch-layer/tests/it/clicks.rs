@@ -149,7 +149,7 @@ pub(crate) fn letter(click: &Click) -> DeadLetter {
     DeadLetter {
         offset: Offset(click.offset),
         timestamp_ms: click.record_time,
-        key: (click.offset % 2 == 0).then(|| Bytes::from(click.id())),
+        key: click.offset.is_multiple_of(2).then(|| Bytes::from(click.id())),
         raw: Bytes::from(vec![b'{', 0xff, 0]),
         reason: format!("not JSON: rubbish at {}", click.offset),
     }
@@ -176,7 +176,8 @@ fn rows(stream: &Stream, partition: &TopicPartition, clicks: &[Click]) -> Record
                 .with_timezone("UTC"),
         ),
         Arc::new(BinaryArray::from_iter(
-            good.iter().map(|click| (click.offset % 2 == 0).then(|| click.id())),
+            good.iter()
+                .map(|click| click.offset.is_multiple_of(2).then(|| click.id())),
         )),
         Arc::new(BooleanArray::from_iter(good.iter().map(|click| Some(click.late)))),
         Arc::new(BooleanArray::from_iter(good.iter().map(|click| Some(click.duplicate)))),
