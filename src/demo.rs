@@ -90,7 +90,7 @@ impl Demo {
         let seed = self.seed.unwrap_or_else(|| rand::rng().random());
         welcome(platform.url(), seed, self.rate, settings.data_dir.display());
         let sending = tokio::spawn(send(Client::new(platform.url())?, seed, self.rate));
-        let telling = tokio::spawn(tell(Arc::clone(platform.core())));
+        let telling = tokio::spawn(tell(Arc::clone(platform.core()), Client::new(platform.url())?));
         let ended = async {
             match self.seconds {
                 Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
@@ -196,22 +196,33 @@ async fn send(client: Client, seed: u64, rate: u32) {
     }
 }
 
-/// Says when a generation is published, and that the answer does not jump.
-async fn tell(core: Arc<Core>) {
+/// Says when a generation is published, with the merged count before and after: it only grows by new events.
+async fn tell(core: Arc<Core>, client: Client) {
+    let (mut before, mut counted) = (None, None);
     let mut ticks = interval(LOOK_EVERY);
-    let mut last = None;
     loop {
         ticks.tick().await;
+        let earlier = counted;
+        counted = count(&client).await.or(earlier);
         let Some(current) = core.generations.current() else {
             continue;
         };
-        if last.replace(current.number) == Some(current.number) {
+        if before.replace(current.number) == Some(current.number) {
             continue;
         }
-        let events: u64 = current.cut.partitions.iter().map(|cut| cut.next.0).sum();
+        let in_batch: u64 = current.cut.partitions.iter().map(|cut| cut.next.0).sum();
         say!(
-            "generation {} published: batch covers the first {events} events, speed the rest",
-            current.number.0
+            "generation {} published: batch covers {in_batch} events, speed the rest; shop events counted just before: {}, now: {}",
+            current.number.0,
+            earlier.unwrap_or(0),
+            counted.unwrap_or(0),
         );
     }
+}
+
+/// Shop events in the merged answer.
+async fn count(client: &Client) -> Option<u64> {
+    let question = serde_json::json!({ "sql": "SELECT sum(events) AS events FROM session_events" });
+    let answer: serde_json::Value = client.post_json("/v1/query", &question).await.ok()?;
+    answer["data"][0]["events"].as_u64()
 }

@@ -47,7 +47,7 @@ use crate::config::{FlagValue, Merged};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Threads of the runtime that answers, and as many of the one that works: neither starves the other.
+/// Threads of each runtime: one accepts, one computes answers, one works. None starves another.
 const THREADS: usize = 2;
 
 /// Views written once in SQL; one exact answer, merged from batch and speed.
@@ -94,10 +94,11 @@ enum Command {
     // `bench` joins here.
 }
 
-/// What every command gets: the merged configuration, and a runtime for work beside the one that it runs on.
+/// What every command gets: the merged configuration, and runtimes for answers and work beside the one that it runs on.
 #[derive(Debug, Clone)]
 struct Setting {
     merged: Merged,
+    answers: Handle,
     work: Handle,
 }
 
@@ -129,16 +130,19 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli) -> anyhow::Result<()> {
     let merged = config::load(cli.flags.config.as_deref(), &cli.flags.values())?;
+    let accept = runtime("accept")?;
     let answers = runtime("answer")?;
     let work = runtime("work")?;
     let setting = Setting {
         merged,
+        answers: answers.handle().clone(),
         work: work.handle().clone(),
     };
-    let outcome = answers.block_on(dispatch(cli.command, setting));
+    let outcome = accept.block_on(dispatch(cli.command, setting));
     // Whatever still runs has been told to stop, and is safe to lose: see the crash tests.
     work.shutdown_timeout(std::time::Duration::from_secs(5));
     answers.shutdown_timeout(std::time::Duration::from_secs(1));
+    accept.shutdown_timeout(std::time::Duration::from_secs(1));
     outcome
 }
 

@@ -1,7 +1,7 @@
 //! Everything wired in one process, by roles.
 //!
-//! Two runtimes: HTTP and answers run on the one that calls [`Platform::start`], everything that goes on by itself
-//! (archiver, speed layer, batch runs) on the work runtime. The embedded log is always open here, because one process
+//! Three runtimes: requests are accepted on the one that calls [`Platform::start`], answers are computed on a second,
+//! everything that goes on by itself (archiver, speed layer, batch runs) on a third. The embedded log is always open here, because one process
 //! at a time may have it.
 
 use std::sync::Arc;
@@ -159,6 +159,7 @@ impl Platform {
             clock,
             log: log.clone(),
             roles: start.roles.clone(),
+            answers: setting.answers.clone(),
             work: setting.work.clone(),
             stop: stop_work.clone(),
         };
@@ -243,6 +244,7 @@ struct Building {
     clock: Arc<dyn Clock>,
     log: Arc<dyn EventLog>,
     roles: Vec<Role>,
+    answers: Handle,
     work: Handle,
     stop: CancellationToken,
 }
@@ -378,7 +380,7 @@ impl Building {
                 query_memory_bytes: self.settings.serve.query_memory_bytes,
                 ..Limits::default()
             },
-            workers: Some(self.work.clone()),
+            workers: Some(self.answers.clone()),
         })
     }
 }

@@ -257,8 +257,18 @@ fn damage_in_the_archive_is_named() {
         let full = folder.no(&["batch", "run", "--full"]);
         assert!(full.contains(&name), "{full}");
     }
-    std::fs::write(file, whole).unwrap();
+    std::fs::write(file, &whole).unwrap();
+    let running = folder.start();
     folder.ok(&["verify", "--all"]);
+    std::fs::remove_file(file).unwrap();
+    folder.no(&["verify", "pages"]);
+    let status = folder.ok(&["status"]);
+    assert!(status.contains("ready: false") && status.contains(&name), "{status}");
+    std::fs::write(file, &whole).unwrap();
+    folder.ok(&["verify", "--all"]);
+    let status = folder.ok(&["status"]);
+    assert!(status.contains("ready: true"), "{status}");
+    running.terminate();
 }
 
 #[test]
