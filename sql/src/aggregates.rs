@@ -42,39 +42,34 @@ impl AnalyzerRule for OrderFreeAggregates {
 }
 
 fn rewrite(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
-    let mut inner = Vec::new();
+    let mut inner: Vec<Expr> = Vec::new();
     let mut outer = Vec::new();
     let mut changed = false;
     for expression in &aggregate.aggr_expr {
         let name = expression.schema_name().to_string();
-        match order_free(expression, &aggregate)? {
-            Some(parts) => {
-                changed = true;
-                let columns = parts
-                    .aggregates
-                    .iter()
-                    .map(|part| Expr::Column(Column::new_unqualified(part.schema_name().to_string())))
-                    .collect();
-                outer.push((parts.finish)(columns).alias(name));
-                inner.extend(parts.aggregates);
-            }
-            None => {
-                outer.push(Expr::Column(Column::new_unqualified(name)));
-                inner.push(expression.clone());
+        let Some(parts) = order_free(expression, &aggregate)? else {
+            outer.push(Expr::Column(Column::new_unqualified(name)));
+            inner.push(expression.clone());
+            continue;
+        };
+        changed = true;
+        let mut columns = Vec::new();
+        for part in parts.aggregates {
+            // A schema name leaves out casts, so it would not tell count(a) from count(CAST(a AS DECIMAL)).
+            let part_name = part.to_string();
+            columns.push(Expr::Column(Column::new_unqualified(&part_name)));
+            let part = part.alias(part_name);
+            if !inner.contains(&part) {
+                inner.push(part);
             }
         }
+        outer.push((parts.finish)(columns).alias(name));
     }
     if !changed {
         return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
     }
-    let mut distinct: Vec<Expr> = Vec::new();
-    for expression in inner {
-        if !distinct.contains(&expression) {
-            distinct.push(expression);
-        }
-    }
     let groups = aggregate.group_expr_len()?;
-    let inner = Aggregate::try_new(Arc::clone(&aggregate.input), aggregate.group_expr.clone(), distinct)?;
+    let inner = Aggregate::try_new(Arc::clone(&aggregate.input), aggregate.group_expr.clone(), inner)?;
     let keys = inner.schema.columns().into_iter().take(groups).map(Expr::Column);
     let columns = keys.chain(outer).collect();
     let projection = Projection::try_new(columns, Arc::new(LogicalPlan::Aggregate(inner)))?;

@@ -269,10 +269,10 @@ fn function_of(
         return if state.higher_order_functions().contains_key(&name) {
             Err(place.refuse(at, format!("{name}(...) is not taken in a view yet"), "leave it out"))
         } else {
-            let known = [state.scalar_functions().keys(), state.scalar_functions().keys()]
-                .into_iter()
-                .flatten();
-            Err(place.refuse(at, format!("there is no function {name}"), nearest(&name, known)))
+            let mut known: Vec<&str> = state.scalar_functions().keys().map(String::as_str).collect();
+            known.sort_unstable();
+            known.extend(AGGREGATES);
+            Err(place.refuse(at, format!("there is no function {name}"), nearest(&name, &known)))
         };
     };
     if scalar.signature().volatility != Volatility::Immutable {
@@ -285,10 +285,13 @@ fn function_of(
     Ok(())
 }
 
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> String {
-    let distance = |other: &&String| datafusion::common::utils::datafusion_strsim::levenshtein(name, other);
-    match known.min_by_key(|other| (distance(other), (*other).clone())) {
-        Some(other) if distance(&other) <= 3 => format!("did you mean {other}?"),
+fn nearest(name: &str, known: &[&str]) -> String {
+    let likeness = |other: &str| datafusion::common::utils::datafusion_strsim::normalized_levenshtein(name, other);
+    match known
+        .iter()
+        .max_by(|left, right| likeness(left).total_cmp(&likeness(right)))
+    {
+        Some(other) if likeness(other) >= 0.5 => format!("did you mean {other}?"),
         _ => "write one of DataFusion's scalar functions, or an aggregate that folds".to_owned(),
     }
 }

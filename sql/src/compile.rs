@@ -182,6 +182,8 @@ fn unknown_source(place: &Place<'_>, catalog: &Catalog, source: &str, at: Locati
 fn plan_refusal(place: &Place<'_>, error: &DataFusionError, at: Location) -> Refusal {
     let reason = error.find_root().strip_backtrace();
     let reason = reason.lines().next().unwrap_or_default();
+    // What follows lists every signature that was tried.
+    let reason = reason.split(", errors: ").next().unwrap_or_default();
     let reason = [
         "Error during planning: ",
         "Schema error: ",

@@ -14,8 +14,8 @@ use foldline_event_log::{Cut, ManualClock, MarkState, Offset, PartitionCut, Reco
 use foldline_serving_layer::{Limits, ServedTopic, Serving, ServingParts};
 use foldline_speed_layer::{PartitionView, RealtimeStore, Segment, Snapshot};
 use foldline_sql::{Catalog, Fold, SourceFile, ViewKind};
-use object_store::memory::InMemory;
 use object_store::ObjectStoreExt;
+use object_store::memory::InMemory;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use uuid::Uuid;

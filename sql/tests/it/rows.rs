@@ -6,6 +6,7 @@ use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch,
     StringArray, TimestampMicrosecondArray,
 };
+use arrow::datatypes::SchemaRef;
 use foldline_sql::{Catalog, Fold, SourceFile, View, ViewKind};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -31,7 +32,7 @@ pub(crate) async fn view(query: &str) -> Arc<View> {
     )
 }
 
-pub(crate) fn fold(view: &View) -> Arc<Fold> {
+pub(crate) fn fold(view: &Arc<View>) -> Arc<Fold> {
     match &view.kind {
         ViewKind::Fold(fold) => Arc::clone(fold),
         ViewKind::Derived { .. } => panic!("not a fold"),
@@ -84,7 +85,7 @@ pub(crate) fn random(seed: u64, count: usize) -> RecordBatch {
             next[row.0 as usize]
         })
         .collect();
-    let schema = {
+    let schema: SchemaRef = {
         let catalog = futures::executor::block_on(Catalog::compile(&[SourceFile {
             name: "s".into(),
             text: STREAM.into(),
