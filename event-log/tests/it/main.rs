@@ -2,5 +2,9 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod collect;
+mod decode;
 mod embedded;
 mod import;
+mod marks;
+mod reader;
+mod scripted;
