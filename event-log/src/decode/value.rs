@@ -250,7 +250,7 @@ fn unhex(digits: &str, decoded: &mut Vec<u8>) -> Option<()> {
             .to_digit(16)
             .and_then(|value| u8::try_from(value).ok())
     };
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return None;
     }
     for pair in digits.chunks_exact(2) {

@@ -123,7 +123,10 @@ fn a_reason_shows_the_beginning_of_a_long_value() {
     let votes = format!("\"{}\"", "é".repeat(100));
     let record = format!(r#"{{"review_id":"r","product_id":"p","at":"2024-01-01","votes":{votes}}}"#);
     let reason = reason(&reviews(), record.as_bytes());
-    assert_eq!(reason, format!("column \"votes\": \"{}... is not BIGINT", "é".repeat(39)));
+    assert_eq!(
+        reason,
+        format!("column \"votes\": \"{}... is not BIGINT", "é".repeat(39))
+    );
 }
 
 #[test]
@@ -167,7 +170,10 @@ fn records_never_flow_into_each_other() {
 
 #[test]
 fn what_is_not_one_json_object_is_malformed_whatever_is_asked_for() {
-    let plain = stream(vec![column("a", DataType::Int32, true), column("b", DataType::Utf8, true)]);
+    let plain = stream(vec![
+        column("a", DataType::Int32, true),
+        column("b", DataType::Utf8, true),
+    ]);
     let bad: [&[u8]; 20] = [
         b"null",
         b"1",
@@ -200,7 +206,10 @@ fn what_is_not_one_json_object_is_malformed_whatever_is_asked_for() {
 
 #[test]
 fn nesting_may_be_deep() {
-    let plain = stream(vec![column("a", DataType::Int32, true), column("b", DataType::Utf8, true)]);
+    let plain = stream(vec![
+        column("a", DataType::Int32, true),
+        column("b", DataType::Utf8, true),
+    ]);
     for (open, close) in [("[", "]"), (r#"{"a":"#, "1}")] {
         let (open, close) = (open.repeat(100_000), close.replace('1', "").repeat(100_000));
         let inner = if open.starts_with('{') { "1" } else { "" };
@@ -228,7 +237,11 @@ fn a_record_of_20_mb_decodes() {
 #[test]
 fn of_a_field_that_is_there_twice_the_last_one_counts() {
     let plain = stream(vec![column("a", DataType::Int32, true)]);
-    let decoded = decode(&plain, &["a"], &[br#"{"a":1,"a":2}"#, br#"{"a":1,"a":null}"#, br#"{"a":"x","a":3}"#]);
+    let decoded = decode(
+        &plain,
+        &["a"],
+        &[br#"{"a":1,"a":2}"#, br#"{"a":1,"a":null}"#, br#"{"a":"x","a":3}"#],
+    );
     let values: Vec<Option<i32>> = decoded.rows["a"].as_primitive::<Int32Type>().iter().collect();
     assert_eq!(values, [Some(2), None, Some(3)]);
     assert_eq!(decoded.nulled, []);
@@ -236,7 +249,10 @@ fn of_a_field_that_is_there_twice_the_last_one_counts() {
 
 #[test]
 fn field_order_and_escapes_in_names_do_not_matter() {
-    let plain = stream(vec![column("a", DataType::Int32, true), column("b", DataType::Int32, true)]);
+    let plain = stream(vec![
+        column("a", DataType::Int32, true),
+        column("b", DataType::Int32, true),
+    ]);
     let records: [&[u8]; 5] = [
         br#"{"a":1,"b":2}"#,
         br#"{"b":2,"a":1}"#,
@@ -369,7 +385,11 @@ fn what_fits_which_type() {
     );
     check(
         &DataType::Time64(TimeUnit::Microsecond),
-        &[(r#""12:34:56.5""#, "12:34:56.500"), ("5", "misfit"), (r#""25:00""#, "misfit")],
+        &[
+            (r#""12:34:56.5""#, "12:34:56.500"),
+            ("5", "misfit"),
+            (r#""25:00""#, "misfit"),
+        ],
     );
     check(
         &DataType::Timestamp(TimeUnit::Microsecond, None),
@@ -383,7 +403,10 @@ fn what_fits_which_type() {
     check(
         &timestamptz(),
         &[
-            (r#""2024-02-29T12:00:00.123456789+02:00""#, "2024-02-29T10:00:00.123456Z"),
+            (
+                r#""2024-02-29T12:00:00.123456789+02:00""#,
+                "2024-02-29T10:00:00.123456Z",
+            ),
             (r#""0001-01-01""#, "0001-01-01T00:00:00Z"),
         ],
     );
@@ -430,8 +453,24 @@ fn lists_and_structs() {
     assert_eq!(valid, [true, false, false, true, true]);
     let numbers: Vec<Option<i32>> = structs.column(0).as_primitive::<Int32Type>().iter().collect();
     assert_eq!(numbers, [Some(1), None, None, None, None]);
-    assert_eq!(structs.column(1).as_list::<i32>().value(0).as_primitive::<Int32Type>().values(), &[7]);
-    assert_eq!(structs.column(1).as_list::<i32>().value(3).as_primitive::<Int32Type>().values(), &[1]);
+    assert_eq!(
+        structs
+            .column(1)
+            .as_list::<i32>()
+            .value(0)
+            .as_primitive::<Int32Type>()
+            .values(),
+        &[7]
+    );
+    assert_eq!(
+        structs
+            .column(1)
+            .as_list::<i32>()
+            .value(3)
+            .as_primitive::<Int32Type>()
+            .values(),
+        &[1]
+    );
 }
 
 #[test]
@@ -439,7 +478,10 @@ fn an_item_that_does_not_fit_condemns_a_record_that_it_judges() {
     let list = DataType::List(Arc::new(Field::new_list_field(DataType::Int32, true)));
     let plain = stream(vec![column("v", list, false)]);
     let decoded = decode(&plain, &[], &[br#"{"v":[1,"x"]}"#, br#"{"v":[1,null]}"#]);
-    assert_eq!(decoded.malformed, [(0, r#"column "v": [1,"x"] is not INT[]"#.to_owned())]);
+    assert_eq!(
+        decoded.malformed,
+        [(0, r#"column "v": [1,"x"] is not INT[]"#.to_owned())]
+    );
 }
 
 #[test]
@@ -500,14 +542,31 @@ fn field(name: &'static str) -> BoxedStrategy<String> {
             select(&[r#""a""#, r#""b\n""#, "1", "null", "[]", r#"{"x":"}"}"#, r#""\ud800""#][..])
         }
         "star_rating" | "votes" => select(&["1", r#""2""#, "5.7", "2147483648", "null", r#""x""#, "true", "[1]"][..]),
-        "at" => select(&[r#""2024-01-01""#, r#""2024-01-01T10:00:00Z""#, r#""1970-01-01""#, "null", "5", r#""x""#][..]),
+        "at" => select(
+            &[
+                r#""2024-01-01""#,
+                r#""2024-01-01T10:00:00Z""#,
+                r#""1970-01-01""#,
+                "null",
+                "5",
+                r#""x""#,
+            ][..],
+        ),
         _ => select(&["0", r#""?""#, "[[[]]]"][..]),
     };
     value.prop_map(move |value| format!(r#""{name}":{value}"#)).boxed()
 }
 
 fn random_record() -> impl Strategy<Value = Vec<u8>> {
-    let names = &["review_id", "product_id", "star_rating", "at", "votes", "note", "unknown"][..];
+    let names = &[
+        "review_id",
+        "product_id",
+        "star_rating",
+        "at",
+        "votes",
+        "note",
+        "unknown",
+    ][..];
     let some = proptest::collection::vec(select(names).prop_flat_map(field), 0..9);
     // Most records have every column right, so that many are good.
     let whole = proptest::collection::vec(select(&names[5..]).prop_flat_map(field), 0..3).prop_map(|mut fields| {
@@ -623,9 +682,17 @@ fn output_types_are_the_declared_ones() {
         column("rate", DataType::Float64, true),
         column("count", DataType::Int64, true),
     ]);
-    let decoded = decode(&prices, &["count", "rate", "price"], &[br#"{"rate":0.5,"price":1.1,"count":3}"#]);
+    let decoded = decode(
+        &prices,
+        &["count", "rate", "price"],
+        &[br#"{"rate":0.5,"price":1.1,"count":3}"#],
+    );
     assert_eq!(decoded.rows["price"].as_primitive::<Decimal128Type>().value(0), 110);
     assert_eq!(decoded.rows["rate"].as_primitive::<Float64Type>().value(0), 0.5);
     assert_eq!(decoded.rows["count"].as_primitive::<Int64Type>().value(0), 3);
-    assert_eq!(decoded.rows.schema(), prices.declared_schema(), "in the order of the declaration");
+    assert_eq!(
+        decoded.rows.schema(),
+        prices.declared_schema(),
+        "in the order of the declaration"
+    );
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::Int64Type;
 use async_trait::async_trait;
@@ -60,7 +60,13 @@ fn log_of(samples: &[Sample]) -> (Vec<Record>, Vec<Option<(i64, u8)>>) {
 
 /// Design D4, word by word, in quadratic time.
 fn oracle(stream: &Stream, records: &[Record], clicks: &[Option<(i64, u8)>]) -> Vec<Expected> {
-    let record_time = |until: usize| records[..=until].iter().map(|record| record.timestamp_ms).max().unwrap();
+    let record_time = |until: usize| {
+        records[..=until]
+            .iter()
+            .map(|record| record.timestamp_ms)
+            .max()
+            .unwrap()
+    };
     let clamped = |record: usize| {
         let (at, _) = clicks[record]?;
         Some((START_MS + at).min(record_time(record) + stream.max_skew_ms))
@@ -116,10 +122,17 @@ impl Horizon for Kept {
             let rows = filter_record_batch(&batch.rows, &mask)?;
             let times = rows["_record_time_max"].as_primitive::<Int64Type>();
             let recent = times.iter().map(|time| Some(time.unwrap() >= since.0)).collect();
-            let rows = if self.narrow { filter_record_batch(&rows, &recent)? } else { rows };
+            let rows = if self.narrow {
+                filter_record_batch(&rows, &recent)?
+            } else {
+                rows
+            };
             let mut wanted: Vec<&str> = columns.iter().map(String::as_str).collect();
             wanted.push("_record_time_max");
-            let indices: Vec<usize> = wanted.iter().map(|name| rows.schema().index_of(name).unwrap()).collect();
+            let indices: Vec<usize> = wanted
+                .iter()
+                .map(|name| rows.schema().index_of(name).unwrap())
+                .collect();
             kept.push(rows.project(&indices)?);
         }
         Ok(kept)
@@ -129,7 +142,13 @@ impl Horizon for Kept {
 const CUT_EVERY_MS: i64 = 10;
 
 /// Reads from `start` to the end, `reads` records at a time.
-async fn read_all(stream: &Stream, records: &[Record], start: ReaderStart, kept: &Kept, reads: usize) -> Vec<EventBatch> {
+async fn read_all(
+    stream: &Stream,
+    records: &[Record],
+    start: ReaderStart,
+    kept: &Kept,
+    reads: usize,
+) -> Vec<EventBatch> {
     let end = records.last().map_or(5, |record| record.offset + 3);
     let log = Arc::new(ScriptedLog::new(records.to_vec(), end));
     let mut reader = StreamReader::open(
@@ -185,7 +204,12 @@ fn agree(expected: &[Expected], batches: &[EventBatch], start: u64) {
         for (row, expected) in good.iter().enumerate() {
             assert_eq!(offsets[row], i64::try_from(expected.offset).unwrap());
             assert_eq!(times.value(row), expected.record_time);
-            assert_eq!(Some((late[row], duplicate[row])), expected.marks, "offset {}", expected.offset);
+            assert_eq!(
+                Some((late[row], duplicate[row])),
+                expected.marks,
+                "offset {}",
+                expected.offset
+            );
         }
         let letters: Vec<u64> = batch.dead_letters.iter().map(|letter| letter.offset.0).collect();
         let bad = here.iter().filter(|expected| expected.marks.is_none());
@@ -250,7 +274,12 @@ fn the_example_of_the_module() {
     let seconds = |values: &[i64]| -> Vec<i64> { values.iter().map(|value| value * 1000).collect() };
     let event_times: Vec<i64> = seconds(&seconds(&[98, 500, 95, 96]));
     let judged = marks
-        .judge(&seconds(&[100, 101, 102, 160]), &[0, 1, 2, 3], Some(&event_times), &[ids])
+        .judge(
+            &seconds(&[100, 101, 102, 160]),
+            &[0, 1, 2, 3],
+            Some(&event_times),
+            &[ids],
+        )
         .unwrap();
     assert_eq!(judged.late, [false, false, true, false]);
     assert_eq!(judged.duplicate, [false, false, true, false]);
@@ -276,7 +305,9 @@ fn timestamps_at_the_ends_of_their_range_do_not_overflow() {
     let mut marks = Marks::new(&stream, MarkState::default());
     let ids: ArrayRef = Arc::new(StringArray::from(vec!["a", "a"]));
     let times = [i64::MIN / 1000, i64::MAX / 1000];
-    let judged = marks.judge(&[i64::MIN, i64::MAX], &[0, 1], Some(&times), &[ids]).unwrap();
+    let judged = marks
+        .judge(&[i64::MIN, i64::MAX], &[0, 1], Some(&times), &[ids])
+        .unwrap();
     assert_eq!(judged.late, [false, false]);
     assert_eq!(judged.record_times, [i64::MIN, i64::MAX]);
 }
@@ -293,7 +324,11 @@ fn what_leaves_the_horizon_leaves_the_memory() {
             .unwrap();
         assert_eq!(judged.duplicate, [false; 50]);
     }
-    assert!(marks.horizon_bytes() < 20_000, "{} bytes for 50 keys", marks.horizon_bytes());
+    assert!(
+        marks.horizon_bytes() < 20_000,
+        "{} bytes for 50 keys",
+        marks.horizon_bytes()
+    );
 }
 
 #[test]

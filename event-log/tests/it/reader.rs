@@ -88,7 +88,11 @@ async fn rows_have_the_asked_the_judging_and_the_system_columns() {
     assert_eq!(names(&batch), expected);
     let table = clicks(None, 0, Some(5)).table_schema();
     assert_eq!(batch.rows.schema().fields()[..10], table.fields()[..]);
-    assert_eq!(batch.offsets, Offset(0)..Offset(5), "the hole before a record is its batch's");
+    assert_eq!(
+        batch.offsets,
+        Offset(0)..Offset(5),
+        "the hole before a record is its batch's"
+    );
     assert_eq!(batch.tick, Tick(1000));
     assert_eq!(batch.nulled, [("user".to_owned(), 1)]);
     assert_eq!(batch.raw_bytes, raw_bytes);
@@ -98,8 +102,14 @@ async fn rows_have_the_asked_the_judging_and_the_system_columns() {
     assert_eq!(rows["_offset"].as_primitive::<Int64Type>().values(), &[3, 4]);
     let times = rows["_record_time"].as_primitive::<TimestampMicrosecondType>();
     assert_eq!(times.values(), &[1_000_000, 999_000], "the raw timestamp");
-    assert_eq!(rows["_record_time_max"].as_primitive::<Int64Type>().values(), &[1000, 1000]);
-    assert_eq!(rows["_key"].as_binary::<i32>().iter().collect::<Vec<_>>(), [Some(&b"key"[..]), None]);
+    assert_eq!(
+        rows["_record_time_max"].as_primitive::<Int64Type>().values(),
+        &[1000, 1000]
+    );
+    assert_eq!(
+        rows["_key"].as_binary::<i32>().iter().collect::<Vec<_>>(),
+        [Some(&b"key"[..]), None]
+    );
     assert_eq!(rows["_raw"].as_binary::<i32>().value(0), first.value.unwrap());
 
     let mut reader = open(&log, clicks(None, 0, None), &[], false).await;
@@ -152,7 +162,10 @@ async fn batches_never_cross_a_tick_and_dead_letters_and_nulls_stay_with_theirs(
             (Offset(6)..Offset(8), 1000, vec![6, 7], vec![], 1),
         ]
     );
-    assert_eq!(end(&mut reader).await, (RecordTime(1000).max(log.complete_to()), Offset(10)));
+    assert_eq!(
+        end(&mut reader).await,
+        (RecordTime(1000).max(log.complete_to()), Offset(10))
+    );
 }
 
 #[tokio::test]
@@ -173,7 +186,11 @@ async fn a_dead_letter_carries_everything() {
     let mut reader = open(&log, plain(), &["a"], false).await;
     let batch = batch(&mut reader).await;
     assert_eq!(batch.rows.num_rows(), 0);
-    assert_eq!(batch.marks.record_time, Some(RecordTime(56)), "malformed records move the record time");
+    assert_eq!(
+        batch.marks.record_time,
+        Some(RecordTime(56)),
+        "malformed records move the record time"
+    );
     assert_eq!(batch.marks.max_event_time, None, "and nothing else");
     let reasons = [
         "not one JSON object: invalid utf-8 sequence of 1 bytes from index 0",
@@ -278,7 +295,10 @@ async fn records_that_do_not_follow_are_an_error() {
         };
         let mut reader = open_at(&log, plain(), &[], false, start).await.unwrap();
         let error = reader.next(10, Duration::ZERO).await.unwrap_err();
-        assert!(matches!(&error, ReadError::Disorder { asked: Offset(5), .. }), "{error}");
+        assert!(
+            matches!(&error, ReadError::Disorder { asked: Offset(5), .. }),
+            "{error}"
+        );
         assert!(error.to_string().contains(found), "{error}");
         // The lie changed nothing.
         assert_eq!(batch(&mut reader).await.offsets, Offset(5)..Offset(6));
@@ -293,9 +313,15 @@ async fn a_log_that_has_more_but_gives_nothing_is_an_error_in_the_end() {
     let mut reader = open(&log, plain(), &[], false).await;
     assert_eq!(batch(&mut reader).await.offsets, Offset(0)..Offset(1));
     assert_eq!(end(&mut reader).await.1, Offset(1));
-    log.lies.lock().unwrap().extend(std::iter::repeat_n(lie(&[], 1, 2), 100));
+    log.lies
+        .lock()
+        .unwrap()
+        .extend(std::iter::repeat_n(lie(&[], 1, 2), 100));
     let error = reader.next(10, Duration::ZERO).await.unwrap_err();
-    assert!(error.to_string().contains("nothing, though the log ends at 2"), "{error}");
+    assert!(
+        error.to_string().contains("nothing, though the log ends at 2"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
