@@ -9,6 +9,7 @@ mod archive;
 mod audit;
 mod batch;
 mod batch_runs;
+mod bench;
 mod check;
 mod client;
 mod config;
@@ -91,7 +92,7 @@ enum Command {
     Archive(archive::ArchiveCommand),
     Status(status::Status),
     Config(config_command::ConfigCommand),
-    // `bench` joins here.
+    Bench(bench::Bench),
 }
 
 /// What every command gets: the merged configuration, and runtimes for answers and work beside the one that it runs on.
@@ -160,6 +161,7 @@ async fn dispatch(command: Command, setting: Setting) -> anyhow::Result<()> {
         Command::Archive(archive) => archive.run(setting).await,
         Command::Status(status) => status.run(setting).await,
         Command::Config(config) => config.run(&setting),
+        Command::Bench(bench) => bench.run(setting).await,
     }
 }
 

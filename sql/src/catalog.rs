@@ -34,7 +34,7 @@ impl Catalog {
         for file in files {
             for declaration in parse_file(file, &mut refusals) {
                 match declaration {
-                    Declaration::Stream { stream, at } => catalog.add_stream(stream, file, at, &mut refusals),
+                    Declaration::Stream { stream, at } => catalog.add_stream(*stream, file, at, &mut refusals),
                     Declaration::View { view, at } => views.push((file, view, at)),
                 }
             }

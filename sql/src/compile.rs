@@ -188,6 +188,7 @@ fn plan_refusal(place: &Place<'_>, error: &DataFusionError, at: Location) -> Ref
         "Error during planning: ",
         "Schema error: ",
         "Execution error: ",
+        "Internal error: ",
         "This feature is not implemented: ",
     ]
     .iter()

@@ -36,7 +36,7 @@ const STREAM_OPTIONS: &[&str] = &[
 
 /// A statement of a pipelines file.
 pub(crate) enum Declaration {
-    Stream { stream: Stream, at: Location },
+    Stream { stream: Box<Stream>, at: Location },
     View { view: Box<ast::CreateView>, at: Location },
 }
 
@@ -93,7 +93,10 @@ fn parse_statement(place: &Place<'_>, tokens: &[TokenWithSpan], at: Location) ->
     if parser.parse_keyword(Keyword::CREATE) && next_word_is(&parser, "STREAM") {
         parser.next_token();
         let stream = parse_stream(place, &mut parser)?;
-        return Ok(Declaration::Stream { stream, at });
+        return Ok(Declaration::Stream {
+            stream: Box::new(stream),
+            at,
+        });
     }
     let mut parser = Parser::new(&dialect)
         .with_recursion_limit(RECURSION_LIMIT)

@@ -351,7 +351,7 @@ async fn a_rollback_beside_collections_keeps_its_files_or_is_refused() {
         }
         if pin.is_ok() {
             pinned += 1;
-            for path in files_of(&*reader.get(number(2)).await.unwrap()) {
+            for path in files_of(&reader.get(number(2)).await.unwrap()) {
                 let there = store.head(&Path::parse(&path).unwrap()).await;
                 assert!(there.is_ok(), "seed {seed}: {path} of the pinned generation is gone");
             }

@@ -306,7 +306,7 @@ impl ImportSink for Failing {
 
     async fn append(&self, file: &str, sequence: u64, records: Vec<NewRecord>) -> Result<Appended, LogError> {
         let left = self.left.fetch_sub(1, Ordering::SeqCst);
-        if left % 3 == 0 {
+        if left.is_multiple_of(3) {
             return Err(LogError::Full("a test".to_owned()));
         }
         let outcome = self.sink.append(file, sequence, records).await?;

@@ -66,7 +66,10 @@ fn segment(start: u64, end: u64) -> Arc<Segment> {
     })
 }
 
-fn speed(partitions: &[(TopicPartition, &[(u64, u64)], u64)]) -> Snapshot {
+/// A partition, its segments from start to end, and until where it is folded.
+type Folded<'a> = (TopicPartition, &'a [(u64, u64)], u64);
+
+fn speed(partitions: &[Folded<'_>]) -> Snapshot {
     let view = |segments: &[(u64, u64)], until: u64| {
         Arc::new(PartitionView {
             segments: segments.iter().map(|(start, end)| segment(*start, *end)).collect(),

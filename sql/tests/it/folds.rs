@@ -124,10 +124,7 @@ async fn sums_of_integers_neither_wrap_nor_round_and_are_checked_at_finish() {
     let sum = fold(&view("SELECT sum(big) AS s FROM events WHERE big > 0").await);
     let partial = sum.partial(&rows).await.unwrap();
     let error = sum.finish(&[partial]).await.unwrap_err();
-    assert!(
-        format!("{error:?}").contains("9223372036854775807") || format!("{error:?}").contains("cast"),
-        "{error:?}"
-    );
+    assert!(format!("{error:?}").contains("is out of range Int64"), "{error:?}");
     let balanced = fold(&view("SELECT sum(big) + sum(-big) AS s FROM events").await);
     let pieces = folded(&balanced, &rows.slice(0, 2), &mut StdRng::seed_from_u64(1)).await;
     balanced.finish(&pieces).await.unwrap();

@@ -41,8 +41,11 @@ pub(crate) fn fold(view: &Arc<View>) -> Arc<Fold> {
 
 /// `count` rows over 4 partitions: few users, many equal times, NULLs, extremes, late rows and duplicates.
 pub(crate) fn random(seed: u64, count: usize) -> RecordBatch {
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut pick = |below: u32| random.random_range(0..below);
+    if count == 0 {
+        return random(seed, 1).slice(0, 0);
+    }
+    let mut numbers = StdRng::seed_from_u64(seed);
+    let mut pick = |below: u32| numbers.random_range(0..below);
     let mut rows: Vec<(i32, [u32; 9])> = (0..count)
         .map(|_| (pick(4) as i32, std::array::from_fn(|_| pick(1000))))
         .collect();
