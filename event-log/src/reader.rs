@@ -251,7 +251,7 @@ impl StreamReader {
         Ok(())
     }
 
-    /// Decodes, marks and cuts `records`. Changes nothing unless all of that succeeds.
+    /// Decodes, marks and cuts `records`. What can fail fails before the marks move.
     fn take(&mut self, records: &Records) -> Result<(), ReadError> {
         if !records.is_empty() {
             let batches = self

@@ -361,3 +361,30 @@ fn a_horizon_that_cannot_be_is_refused() {
     let untimed = rows(&["a"], &[95]).project(&[0]).unwrap();
     assert!(at(100).restore(&untimed, &columns).is_err());
 }
+
+#[test]
+fn the_horizon_reaches_back_to_the_oldest_row_that_can_still_be_repeated() {
+    let stream = clicks(None, 0, Some(10));
+    let state = MarkState {
+        record_time: Some(RecordTime(100)),
+        max_event_time: None,
+    };
+    let mut marks = Marks::new(&stream, state);
+    assert_eq!(marks.horizon_since(), Some(RecordTime(91)));
+    let ids = |ids: &[&str]| -> ArrayRef { Arc::new(StringArray::from(ids.to_vec())) };
+    let times: ArrayRef = Arc::new(arrow::array::Int64Array::from(vec![90, 91]));
+    let rows = RecordBatch::try_from_iter([("id", ids(&["old", "new"])), ("_record_time_max", times)]).unwrap();
+    marks.restore(&rows, &["id".to_owned()]).unwrap();
+    let judged = marks.judge(&[100, 100], &[0, 1], Some(&[0, 0]), &[ids(&["old", "new"])]);
+    assert_eq!(judged.unwrap().duplicate, [false, true]);
+    assert_eq!(
+        Marks::new(&stream, MarkState::default()).horizon_since(),
+        None,
+        "nothing was kept yet"
+    );
+    assert_eq!(
+        Marks::new(&clicks(None, 0, None), state).horizon_since(),
+        None,
+        "no unique key"
+    );
+}
