@@ -41,6 +41,8 @@ use topic::{PartitionState, TopicState};
 
 /// Name of the file that one process at a time locks.
 const LOCK_FILE: &str = "lock";
+/// A folder that is locked is tried again for so long.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Name of the folder that `fjall` has.
 const STORE_FOLDER: &str = "store";
 
@@ -441,13 +443,22 @@ fn lock(folder: &Path) -> Result<File, LogError> {
         .write(true)
         .open(&path)
         .map_err(|cause| failed(format!("opening {}", path.display()), cause))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(LogError::Locked(format!(
-            "the log in {} is open in another foldline: stop that one, or let it do the work",
-            folder.display()
-        ))),
-        Err(TryLockError::Error(cause)) => Err(failed(format!("locking {}", path.display()), cause)),
+    let since = std::time::Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // A process that is just ending, or a child of it that was forked a moment ago, may hold it still.
+            Err(TryLockError::WouldBlock) if since.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(LogError::Locked(format!(
+                    "the log in {} is open in another foldline: stop that one, or let it do the work",
+                    folder.display()
+                )));
+            }
+            Err(TryLockError::Error(cause)) => return Err(failed(format!("locking {}", path.display()), cause)),
+        }
     }
 }
 

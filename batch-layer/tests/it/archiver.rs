@@ -220,6 +220,9 @@ async fn everything_appended_is_archived_exactly_once() {
         site.append(round * 500, 500).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    // The end rolls what was read, not what is still in the log.
+    let next = Tick::at(RecordTime(SystemClock.now_ms() + CUT_EVERY_MS), CUT_EVERY_MS);
+    running.handle.reach(next).await.unwrap();
     let counters = running.end().await.counters();
     let (rows, letters) = site.exactly_once().await;
     let cut_off = (0..3000).filter(|&number| malformed(number)).count();
