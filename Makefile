@@ -1,6 +1,6 @@
 # What people and CI type. Everything runs with cargo alone.
 
-.PHONY: demo test lint bench soak
+.PHONY: demo test lint bench soak real-data
 
 # The whole platform on generated events: builds, then serves the page until Ctrl-C.
 demo:
@@ -20,3 +20,12 @@ bench:
 # Crashes and agreement for longer than a test run may take: FOLDLINE_SOAK raises the number of rounds.
 soak:
 	FOLDLINE_SOAK=1 cargo test --workspace -- --nocapture soak
+
+# Real data against DuckDB, with kills and rubbish: make real-data DATA=folder. Takes minutes; python3 makes itself a
+# virtual environment below target, with duckdb from the package index.
+real-data:
+	@test -n "$(DATA)" || { echo "say where the data are: make real-data DATA=folder"; exit 2; }
+	cargo build --release --bin foldline
+	test -d target/real-data/venv || python3 -m venv target/real-data/venv
+	target/real-data/venv/bin/pip install --quiet duckdb
+	target/real-data/venv/bin/python tests/real-data/run.py --data "$(DATA)"
