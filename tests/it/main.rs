@@ -5,6 +5,7 @@
     reason = "a test that meets a surprise should stop right there"
 )]
 
+mod agreement;
 mod arrows;
 mod cli;
 mod crashes;
