@@ -14,6 +14,9 @@ const DAY_MS: i64 = 24 * HOUR_MS;
 /// 2024-02-27T00:00:00Z, a Tuesday: a leap day and a change of month are near.
 pub(crate) const START_MS: i64 = 1_708_992_000_000;
 
+/// Before which steps time jumps by how much.
+const HORIZONS: [(usize, i64); 4] = [(6, DAY_MS - 1), (12, DAY_MS), (18, 7 * DAY_MS - 1), (24, 7 * DAY_MS)];
+
 /// What is appended at one time.
 #[derive(Debug)]
 pub(crate) struct Step {
@@ -28,6 +31,7 @@ pub(crate) struct Events {
     now_ms: i64,
     /// Users and products are of this many.
     keys: usize,
+    made: usize,
     sent: [Vec<(Option<Bytes>, String)>; 2],
 }
 
@@ -37,6 +41,7 @@ impl Events {
             random: StdRng::seed_from_u64(seed),
             now_ms: START_MS,
             keys,
+            made: 0,
             sent: Default::default(),
         }
     }
@@ -48,19 +53,26 @@ impl Events {
 
     fn step(&mut self, events: usize) -> Step {
         // Mostly within a tick or to the next; sometimes to a full minute, over the lateness, or over a horizon.
-        self.now_ms += match self.below(40) {
+        let usual = match self.below(40) {
             0..6 => 0,
             6..10 => 1,
             10..18 => 1000 - self.now_ms % 1000,
             18..34 => self.random.random_range(1..3000),
             34..36 => MINUTE_MS - self.now_ms % MINUTE_MS,
             36..38 => 20 * MINUTE_MS,
-            38 => 7 * HOUR_MS,
-            _ => *self.pick(&[DAY_MS, DAY_MS - 1, HOUR_MS, 6 * HOUR_MS]),
+            _ => *self.pick(&[7 * HOUR_MS, DAY_MS, HOUR_MS, 6 * HOUR_MS]),
         };
+        // And once each just short of a horizon and just over it.
+        let horizon = HORIZONS.iter().find(|(step, _)| *step == self.made);
+        self.now_ms += horizon.map_or(usual, |(_, jump)| *jump);
+        self.made += 1;
         let mut records = |stream: usize| {
+            let again = horizon.and_then(|_| self.again(stream));
             let count = self.below(events + 1);
-            (0..count).map(|_| self.record(stream)).collect()
+            again
+                .into_iter()
+                .chain((0..count).map(|_| self.record(stream)))
+                .collect()
         };
         let (reviews, shop) = (records(0), records(1));
         Step {
@@ -68,6 +80,16 @@ impl Events {
             reviews,
             shop,
         }
+    }
+
+    /// The last event that has a key, word for word: to the same partition.
+    fn again(&self, stream: usize) -> Option<NewRecord> {
+        let keyed = self.sent[stream].iter().rfind(|(key, _)| key.is_some())?;
+        Some(NewRecord {
+            key: keyed.0.clone(),
+            value: Bytes::from(keyed.1.clone()),
+            headers: Vec::new(),
+        })
     }
 
     fn below(&mut self, bound: usize) -> usize {
