@@ -518,7 +518,7 @@ def part_kills(options, everything, duck, folder, findings):
             import_ = foldline.command(*words)
             batch = foldline.command("batch", "run") if number % 2 else None
             # An import without a platform opens the data itself: the kill comes once this one has begun.
-            while foldline.log_bytes() == size and import_.poll() is None:
+            while foldline.log_bytes() < size + 100_000 and import_.poll() is None:
                 time.sleep(0.002)
             wait = chance.uniform(0, rows / rate)
             time.sleep(wait)
