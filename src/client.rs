@@ -80,7 +80,7 @@ impl Client {
         while let Some(line) = lines
             .next_line()
             .await
-            .with_context(|| format!("the answer of {path} broke off"))?
+            .map_err(|error| Failure::Unreachable(format!("the answer of {path} broke off: {error}")))?
         {
             let line: Value = serde_json::from_str(&line).with_context(|| format!("{path} answered {line:?}"))?;
             if let Some(error) = line.get("error").and_then(Value::as_str) {

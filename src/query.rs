@@ -67,7 +67,8 @@ impl Query {
         }
         let mut chunks = answer.bytes_stream();
         while let Some(chunk) = chunks.next().await {
-            output::write(&chunk.context("the answer broke off")?);
+            let chunk = chunk.map_err(|error| Failure::Unreachable(format!("the answer broke off: {error}")))?;
+            output::write(&chunk);
         }
         if self.format == Format::Json {
             say!("");
