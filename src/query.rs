@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::Setting;
 use crate::client::{self, Client};
+use crate::failure::Failure;
 use crate::instance::Instance;
 use crate::output::say;
 use crate::output::{self, Format, Row};

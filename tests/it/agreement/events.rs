@@ -172,7 +172,8 @@ impl Events {
             _ => 0,
         };
         let date = DateTime::from_timestamp_millis(self.now_ms - days * DAY_MS).unwrap();
-        let date = date.format(self.pick(&["%Y-%m-%d", "%Y-%m-%d", "%Y-%m-%dT00:00:00Z", " %Y-%m-%d "]));
+        let formats = ["%Y-%m-%d", "%Y-%m-%d", "%Y-%m-%dT00:00:00Z", " %Y-%m-%d "];
+        let date = date.format(self.pick::<&str>(&formats));
         json!({
             "review_id": self.id(0),
             "product_id": self.product(),
