@@ -150,9 +150,7 @@ impl Work {
             ("all columns", all),
             ("columns of a view", self.fold(0).input_columns().to_vec()),
         ] {
-            let declared = |name: &String| self.stream.columns.iter().any(|column| column.name == *name);
-            let columns: Vec<String> = columns.into_iter().filter(declared).collect();
-            let mut decoder = Decoder::new(&self.stream, &columns)?;
+            let mut decoder = Decoder::new(&self.stream, &declared(&self.stream, &columns))?;
             let timer = Timer::start();
             for batch in &batches {
                 anyhow::ensure!(
