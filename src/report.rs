@@ -157,6 +157,7 @@ fn streams(core: &Core, seen: &Seen) -> Vec<StreamStatus> {
             archive_stopped: archived.and_then(|position| position.stopped.clone()),
             speed_until: folded.map(|status| status.until.0),
             folded_to: folded_to.and_then(|time| rfc3339_millis(time.0)),
+            speed_replaying_to: folded.and_then(|status| status.replaying_to).map(|to| to.0),
             lag: folded.map(|status| end.saturating_sub(status.until.0)),
             lag_seconds: folded_to.map(|time| (now_ms - time.0).max(0) as f64 / 1000.0),
             segments: folded.map(|status| status.segments as u64),

@@ -61,6 +61,8 @@ pub struct PartitionStatus {
     pub speed_until: Option<u64>,
     /// Every record before this is folded.
     pub folded_to: Option<String>,
+    /// While speed replays the log after a start or a rollback: the offset where that ends.
+    pub speed_replaying_to: Option<u64>,
     /// Records of the log that are not folded yet.
     pub lag: Option<u64>,
     /// Seconds from `folded_to` until now.
@@ -127,6 +129,9 @@ impl Status {
                 let name = format!("{}/{}", stream.topic, partition.partition);
                 if let Some(stopped) = &partition.speed_stopped {
                     reasons.push(format!("speed stands still in {name}: {stopped}"));
+                }
+                if let (Some(to), Some(until)) = (partition.speed_replaying_to, partition.speed_until) {
+                    reasons.push(format!("speed replays {name}: it is at offset {until} of {to}"));
                 }
                 if let Some(stopped) = &partition.archive_stopped {
                     reasons.push(format!("the archive stands still in {name}: {stopped}"));

@@ -75,6 +75,9 @@ pub(crate) struct Ingest {
     reader: Option<StreamReader>,
     /// Until a reader was opened once, segments of the checkpoint may be given up for one that opens earlier.
     opened: bool,
+    /// Whether the segments are shown: not before it is known how much of the checkpoint stays, so that coverage does
+    /// not go back.
+    shown: bool,
     /// Read, but not folded: its fold failed.
     pending: Option<EventBatch>,
     /// What `retain` asked for, as far as it was applied.
@@ -83,7 +86,7 @@ pub(crate) struct Ingest {
     thinning: bool,
     end: Offset,
     end_looked_up: Option<Instant>,
-    /// Records below this were in the log when the partition was opened.
+    /// Records below this were in the log when the partition was opened, or had been folded before it went back.
     replay_until: Option<Offset>,
     complete_to: Option<RecordTime>,
     stopped: Option<String>,
@@ -110,6 +113,7 @@ impl Ingest {
         let state = from_checkpoint(&sources, &checkpoints, cut).await;
         let state =
             state.unwrap_or_else(|| Accumulator::new(sources.partition.clone(), Arc::clone(&sources.folds), cut));
+        let span = sources.log.span(&sources.partition).await;
         let mut ingest = Self {
             columns: columns_of(&sources),
             slot: Arc::new(Slot::new(PartitionView {
@@ -117,6 +121,7 @@ impl Ingest {
                 until: cut.next,
                 end: cut.next,
                 complete_to: None,
+                replaying_to: None,
                 stopped: None,
             })),
             end: state.until(),
@@ -125,11 +130,12 @@ impl Ingest {
             state,
             reader: None,
             opened: false,
+            shown: false,
             pending: None,
             applied: None,
             thinning: true,
             end_looked_up: None,
-            replay_until: None,
+            replay_until: span.ok().map(|span| span.end),
             stopped: None,
             over_budget: false,
             retry_wait: RETRY_WAIT.0,
@@ -209,6 +215,7 @@ impl Ingest {
             Some(Ok(Progress::End { complete_to, end })) => {
                 self.end = end;
                 self.complete_to = self.complete_to.max(Some(complete_to));
+                self.replay_until = None;
                 self.stopped = None;
                 self.publish();
                 Ok(())
@@ -351,10 +358,12 @@ impl Ingest {
         let reader = self.open(floor).await?;
         let (partition, from) = (&self.sources.partition, self.state.until());
         tracing::info!(%partition, from = from.0, to = floor.next.0, "beginning anew at the cut of a generation");
+        self.replay_until = self.replay_until.max(Some(from));
         self.state.begin_at(floor);
         self.pending = None;
         self.reader = Some(reader);
         self.opened = true;
+        self.shown = true;
         self.stopped = None;
         self.saved_until = None;
         self.publish();
@@ -370,14 +379,18 @@ impl Ingest {
             next: self.state.until(),
             marks: self.state.marks(),
         };
-        match self.open(start).await {
+        let opened = self.open(start).await;
+        if !self.opened && matches!(opened, Err(ReadError::Horizon { .. })) && !self.state.pieces().is_empty() {
+            self.give_up_segments();
+            return Ok(None);
+        }
+        if !std::mem::replace(&mut self.shown, true) {
+            self.publish();
+        }
+        match opened {
             Ok(reader) => {
                 self.opened = true;
                 Ok(Some(reader))
-            }
-            Err(ReadError::Horizon { .. }) if !self.opened && !self.state.pieces().is_empty() => {
-                self.give_up_segments();
-                Ok(None)
             }
             Err(failed) => self.jump_or_halt(failed).await.map(|()| None),
         }
@@ -396,7 +409,7 @@ impl Ingest {
 
     async fn open(&mut self, start: Start) -> Result<StreamReader, ReadError> {
         let sources = &self.sources;
-        if self.replay_until.is_none() {
+        if self.replay_until.is_none() && !self.opened {
             self.replay_until = Some(sources.log.span(&sources.partition).await?.end);
         }
         StreamReader::open(
@@ -455,12 +468,17 @@ impl Ingest {
 
     /// Swaps the snapshot: every view of the partition at one `until`.
     fn publish(&mut self) {
-        let until = self.state.until();
+        let (segments, until) = if self.shown {
+            (self.state.segments(), self.state.until())
+        } else {
+            (Vec::new(), self.state.start().next)
+        };
         self.slot.publish(PartitionView {
-            segments: self.state.segments(),
+            segments,
             until,
             end: self.end.max(until),
-            complete_to: self.complete_to,
+            complete_to: self.complete_to.filter(|_| self.shown),
+            replaying_to: self.replay_until.filter(|to| until < *to),
             stopped: self.stopped.clone(),
         });
         let horizon_bytes = self.reader.as_ref().map_or(0, StreamReader::horizon_bytes);

@@ -103,6 +103,8 @@ pub struct PartitionStatus {
     pub end: Offset,
     /// Everything before this record time is folded.
     pub complete_to: Option<RecordTime>,
+    /// While it replays: where that ends, see [`PartitionView::replaying_to`].
+    pub replaying_to: Option<Offset>,
     /// Bytes that the duplicate horizon holds.
     pub horizon_bytes: usize,
     /// What was counted.
@@ -332,6 +334,7 @@ impl Slot {
             until: view.until,
             end: view.end,
             complete_to: view.complete_to,
+            replaying_to: view.replaying_to,
             horizon_bytes: self.horizon_bytes.load(Ordering::Relaxed),
             counters,
         }

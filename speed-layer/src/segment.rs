@@ -33,6 +33,9 @@ pub struct PartitionView {
     pub end: Offset,
     /// Everything before this record time is folded.
     pub complete_to: Option<RecordTime>,
+    /// While the layer folds again what was in the log before it started, or what it had folded before it went back:
+    /// the offset where that ends.
+    pub replaying_to: Option<Offset>,
     /// Why the partition stands still, if it does (budget, error).
     pub stopped: Option<String>,
 }

@@ -214,6 +214,7 @@ impl Platform {
                 until,
                 end: until,
                 complete_to: Some(RecordTime(START_MS + 86_400_000 - 1500)),
+                replaying_to: None,
                 stopped: None,
             };
             partitions.insert(self.partition(*partition), Arc::new(view));

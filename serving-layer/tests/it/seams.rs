@@ -76,6 +76,7 @@ fn speed(partitions: &[Folded<'_>]) -> Snapshot {
             until: Offset(until),
             end: Offset(until),
             complete_to: Some(RecordTime(5000)),
+            replaying_to: None,
             stopped: None,
         })
     };
