@@ -242,7 +242,7 @@ async fn both_sides(
     progress: &(dyn Fn(u64) + Send + Sync),
 ) -> anyhow::Result<Sides> {
     let partials = merge::gather(view, fold, &seam, &generations, &Keys::all()).await?;
-    let answer = finish::finish(view, fold, &partials, seam.as_of()).await?;
+    let answer = finish::finish(view, fold, &partials, seam.as_of_topic(&fold.stream().topic)).await?;
     drop(partials);
     let mut rows = Vec::new();
     let mut raw_rows = 0;
@@ -263,7 +263,7 @@ async fn both_sides(
         rows.extend(read.await?.into_iter().map(|(_, batch)| batch));
     }
     let plain = fold.plain(&rows).await?;
-    let plain = finish::retain(view, plain, seam.as_of())?;
+    let plain = finish::retain(view, plain, seam.as_of_topic(&fold.stream().topic))?;
     Ok(Sides {
         seam,
         generations,

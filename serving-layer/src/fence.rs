@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{Query, Select, SetExpr, Statement as SqlStatement, TableFactor, Visit, Visitor};
-use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 /// Expressions nest at most this deep.
@@ -20,21 +20,6 @@ const NESTING_MAX: usize = 50;
 const OPERATORS_MAX: usize = 1000;
 /// Tables in a text.
 const TABLES_MAX: usize = 32;
-
-/// Scalar functions that make much out of little: the memory bound does not see what they allocate.
-pub(crate) const MULTIPLYING_FUNCTIONS: &[&str] = &[
-    "array_repeat",
-    "list_repeat",
-    "array_resize",
-    "list_resize",
-    "generate_series",
-    "lpad",
-    "range",
-    "gen_series",
-    "repeat",
-    "rpad",
-    "version",
-];
 
 /// Why a text is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,7 +58,7 @@ pub fn fence(text: &str, bytes_max: usize) -> Result<Fenced, Refused> {
     if text.len() > bytes_max {
         return Err(Refused::TooLarge(format!("{} bytes, at most {bytes_max}", text.len())));
     }
-    let dialect = GenericDialect {};
+    let dialect = PostgreSqlDialect {};
     let syntax = |error: &dyn std::fmt::Display| Refused::Syntax(error.to_string());
     let tokens = Tokenizer::new(&dialect, text).tokenize();
     check_size(&tokens.map_err(|error| syntax(&error))?)?;

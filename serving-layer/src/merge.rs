@@ -122,7 +122,7 @@ pub enum MergeError {
 }
 
 /// What of `view` is missing in `seam`, if anything: then it is still building, and an answer would be too small.
-pub fn building(view: &View, seam: &Seam) -> Result<(), MergeError> {
+pub fn building(view: &View, fold: &Fold, seam: &Seam) -> Result<(), MergeError> {
     let missing = |missing: String| MergeError::Building {
         view: view.name.clone(),
         missing,
@@ -137,7 +137,7 @@ pub fn building(view: &View, seam: &Seam) -> Result<(), MergeError> {
             generation.number.0
         )));
     }
-    for (partition, closed) in &seam.partitions {
+    for (partition, closed) in seam.of_topic(&fold.stream().topic) {
         for segment in &closed.chain {
             if !segment.views.contains_key(&view.id) {
                 return Err(missing(format!(
@@ -158,7 +158,7 @@ pub async fn gather(
     generations: &Generations,
     keys: &Keys,
 ) -> Result<Vec<Partial>, MergeError> {
-    building(view, seam)?;
+    building(view, fold, seam)?;
     let mut found = Vec::new();
     if let Some(generation) = &seam.generation
         && seam.with_batch
@@ -177,7 +177,7 @@ pub async fn gather(
             keys.take(partial, &mut found)?;
         }
     }
-    for closed in seam.partitions.values() {
+    for (_, closed) in seam.of_topic(&fold.stream().topic) {
         for segment in &closed.chain {
             for partial in segment.views.get(&view.id).into_iter().flatten() {
                 keys.take(partial, &mut found)?;

@@ -19,10 +19,10 @@ use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use foldline_batch_layer::{ArchiveError, GenerationError};
-use foldline_sql::{Class, FoldError, View, ViewKind};
+use foldline_sql::{Class, FoldError, MULTIPLYING_FUNCTIONS, View, ViewKind};
 use futures::StreamExt;
 
-use crate::fence::{self, Fenced, MULTIPLYING_FUNCTIONS, Refused};
+use crate::fence::{self, Fenced, Refused};
 use crate::finish::FinishError;
 use crate::merge::MergeError;
 use crate::seam::{Mode, Seam, SeamError};
@@ -142,6 +142,12 @@ impl QueryError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Merge(MergeError::Building { .. }) => false,
+            // The store is away: that says nothing about what lies in it.
+            Self::Merge(MergeError::Batch {
+                source: GenerationError::Store { .. },
+                ..
+            }) => false,
+            Self::Generation(GenerationError::Store { .. }) => false,
             Self::Merge(_) | Self::Generation(_) | Self::Archive(_) => true,
             Self::Finish(FinishError::Fold(FoldError::Run { .. })) => false, // A value out of range: the view's matter.
             Self::Finish(_) => true,
@@ -351,7 +357,7 @@ impl Inner {
         let plan = session.state().create_logical_plan(sql).await;
         let plan = plan.map_err(|error| QueryError::from_datafusion(error, QueryError::Plan))?;
         let frame = DataFrame::new(session.state(), plan);
-        let (Some((retention_ms, column)), Some(as_of)) = (&view.retention, seam.as_of()) else {
+        let (Some((retention_ms, column)), Some(as_of)) = (&view.retention, self.as_of(view, seam)) else {
             return Ok(frame);
         };
         let oldest = as_of.saturating_sub(retention_ms.saturating_mul(1000));

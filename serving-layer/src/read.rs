@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, Scalar, StringArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, BinaryArray, BooleanArray, RecordBatch, Scalar, StringArray, UInt32Array};
 use arrow::compute::kernels::cmp;
 use arrow::compute::{
     CastOptions, SortColumn, SortOptions, and_kleene, cast_with_options, concat_batches, filter_record_batch,
@@ -15,7 +15,8 @@ use arrow::compute::{
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{Expr, lit};
+use datafusion::dataframe::DataFrame;
+use datafusion::logical_expr::{Expr, SortExpr, lit};
 use foldline_sql::{Fold, View, ViewKind};
 
 use crate::coverage::type_name;
@@ -204,26 +205,30 @@ impl Inner {
                 let keys = keys(fold, &conditions);
                 self.rows_of(view, fold, &seam, &keys).await?
             }
-            ViewKind::Derived { .. } => self.derived_rows(view, &seam, &conditions).await?,
+            ViewKind::Derived { .. } => {
+                let rows = self.derived_rows(view, &seam, &conditions, &plan).await?;
+                return Ok(self.answer(rows.schema(), vec![rows], &seam, view.class, since));
+            }
         };
         let rows = plan.apply(rows, &conditions).map_err(QueryError::Columns)?;
         Ok(self.answer(rows.schema(), vec![rows], &seam, view.class, since))
     }
 
-    /// The rows of a view over views. Equalities are handed to the planner; it knows how far down they may go.
+    /// The rows of a view over views: conditions, order and bounds are the planner's, which knows how far down they may
+    /// go.
     async fn derived_rows(
         self: &Arc<Self>,
         view: &Arc<View>,
         seam: &Arc<Seam>,
         conditions: &[Condition],
+        shape: &Shape,
     ) -> Result<RecordBatch, QueryError> {
         let session = self.session(seam, &view.reads).await?;
         let mut frame = self.derived_frame(&session, view, seam).await?;
         for condition in conditions {
-            if let Some(expression) = condition.expression() {
-                frame = frame.filter(expression).map_err(QueryError::Plan)?;
-            }
+            frame = frame.filter(condition.expression()?).map_err(QueryError::Plan)?;
         }
+        let frame = shape.of_frame(frame, &view.schema).map_err(QueryError::Plan)?;
         let schema: SchemaRef = Arc::clone(frame.schema().inner());
         let batches = self.collect(frame).await?;
         concat_batches(&schema, &batches).map_err(QueryError::Columns)
@@ -293,6 +298,9 @@ fn typed(filter: &Filter, literal: &str, data_type: &DataType) -> Result<ArrayRe
                 return Err(bad("it has more digits after the point than the column"));
             }
         }
+        DataType::Binary | DataType::LargeBinary => {
+            return bytes(literal, data_type).ok_or_else(|| bad("write it in hexadecimal, as it is shown"));
+        }
         DataType::Date32 if literal.len() != 10 => return Err(bad("write a date as 2024-01-31")),
         _ => {}
     }
@@ -302,6 +310,16 @@ fn typed(filter: &Filter, literal: &str, data_type: &DataType) -> Result<ArrayRe
         ..CastOptions::default()
     };
     cast_with_options(&text, data_type, &options).map_err(|error| bad(&error.to_string()))
+}
+
+/// Bytes from hexadecimal, in which they are shown.
+fn bytes(literal: &str, data_type: &DataType) -> Option<ArrayRef> {
+    let digits = literal.as_bytes().chunks(2);
+    let bytes =
+        digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?, 16).ok());
+    let bytes: Vec<u8> = bytes.collect::<Option<_>>()?;
+    let value: ArrayRef = Arc::new(BinaryArray::from_vec(vec![&bytes]));
+    arrow::compute::cast(&value, data_type).ok()
 }
 
 fn pattern(filter: &Filter, data_type: &DataType) -> Result<ArrayRef, QueryError> {
@@ -365,14 +383,34 @@ impl Condition {
         (matches!(self.operator, Operator::Eq | Operator::In) && !float).then_some(&self.values)
     }
 
-    /// The same for the planner, for equalities.
-    fn expression(&self) -> Option<Expr> {
-        let values = self.equals()?;
-        let scalars = values.iter().map(|value| ScalarValue::try_from_array(value, 0));
-        let scalars: Vec<Expr> = scalars.map(|scalar| scalar.map(lit)).collect::<Result<_, _>>().ok()?;
-        let column = Expr::Column(datafusion::common::Column::new_unqualified(self.column.clone()));
-        Some(column.in_list(scalars, false))
+    /// The same for the planner.
+    fn expression(&self) -> Result<Expr, QueryError> {
+        let scalars = self
+            .values
+            .iter()
+            .map(|value| ScalarValue::try_from_array(value, 0).map(lit));
+        let mut scalars: Vec<Expr> = scalars.collect::<Result<_, _>>().map_err(QueryError::Plan)?;
+        let column = plain_column(&self.column);
+        if self.operator == Operator::In {
+            return Ok(column.in_list(scalars, false));
+        }
+        let operand = scalars.pop().unwrap_or_else(|| lit(ScalarValue::Null));
+        Ok(match self.operator {
+            Operator::Eq | Operator::In => column.eq(operand),
+            Operator::Neq => column.not_eq(operand),
+            Operator::Gt => column.gt(operand),
+            Operator::Gte => column.gt_eq(operand),
+            Operator::Lt => column.lt(operand),
+            Operator::Lte => column.lt_eq(operand),
+            Operator::Like => column.like(operand),
+            Operator::IsNull => column.is_null(),
+            Operator::IsNotNull => column.is_not_null(),
+        })
     }
+}
+
+fn plain_column(name: &str) -> Expr {
+    Expr::Column(datafusion::common::Column::new_unqualified(name))
 }
 
 /// The key columns that the conditions fix.
@@ -452,6 +490,27 @@ impl Shape {
             rows = rows.project(columns)?;
         }
         Ok(rows)
+    }
+
+    /// The same for the planner. Rows that are equal in the order are ordered by all columns that have an order: a page
+    /// must not depend on how the planner joins and groups.
+    fn of_frame(&self, frame: DataFrame, schema: &SchemaRef) -> datafusion::common::Result<DataFrame> {
+        let by = |index: &usize| plain_column(schema.field(*index).name());
+        let mut order: Vec<SortExpr> = Vec::with_capacity(schema.fields().len());
+        order.extend(
+            self.order
+                .iter()
+                .map(|(index, options)| by(index).sort(!options.descending, options.nulls_first)),
+        );
+        let rest = (0..schema.fields().len()).filter(|index| {
+            !schema.field(*index).data_type().is_nested() && self.order.iter().all(|(ordered, _)| ordered != index)
+        });
+        order.extend(rest.map(|index| by(&index).sort(true, true)));
+        let frame = frame.sort(order)?.limit(self.offset, Some(self.limit))?;
+        match &self.columns {
+            Some(columns) => frame.select(columns.iter().map(by).collect::<Vec<_>>()),
+            None => Ok(frame),
+        }
     }
 
     /// Rows that are equal in the order stay in key order: the answer depends on nothing else.

@@ -78,11 +78,28 @@ pub struct Closed {
 impl Seam {
     /// Largest clamped event time that the answer covers (`as_of`), microseconds since 1970.
     pub fn as_of(&self) -> Option<i64> {
+        self.as_of_where(|_| true)
+    }
+
+    /// The same of `topic` alone: what a view hides must not hang on what else the query reads.
+    pub fn as_of_topic(&self, topic: &str) -> Option<i64> {
+        self.as_of_where(|partition| partition.topic == topic)
+    }
+
+    fn as_of_where(&self, covers: impl Fn(&TopicPartition) -> bool) -> Option<i64> {
         let of_partition = |closed: &Closed| match closed.chain.last() {
             Some(segment) => segment.marks.max_event_time.max(closed.cut_event_time),
             None => closed.cut_event_time,
         };
-        self.partitions.values().filter_map(of_partition).max()
+        let partitions = self.partitions.iter().filter(|(partition, _)| covers(partition));
+        partitions.filter_map(|(_, closed)| of_partition(closed)).max()
+    }
+
+    /// The partitions of one topic.
+    pub fn of_topic<'a>(&'a self, topic: &'a str) -> impl Iterator<Item = (&'a TopicPartition, &'a Closed)> {
+        self.partitions
+            .iter()
+            .filter(move |(partition, _)| partition.topic == topic)
     }
 
     /// Whether the batch half holds nothing: no generation, or every partition is cut at its origin.

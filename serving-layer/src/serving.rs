@@ -24,6 +24,10 @@ use crate::merge::{self, Keys};
 use crate::query::QueryError;
 use crate::seam::{self, Mode, Place, Seam};
 
+/// So long a view counts as damaged after a read that failed, if nobody asks again: a process that is not ready is
+/// asked by nobody.
+const DAMAGED_FOR: Duration = Duration::from_secs(60);
+
 /// Bounds of what queries may take.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -156,8 +160,8 @@ pub(crate) struct Inner {
     pub(crate) runtime: Arc<RuntimeEnv>,
     pub(crate) queries: Semaphore,
     finished: Finished,
-    /// Views whose partials could not be read or finished when last asked for, and why.
-    damaged: Mutex<BTreeMap<String, String>>,
+    /// Views whose partials could not be read or finished when last asked for, why, and when that was.
+    damaged: Mutex<BTreeMap<String, (String, Instant)>>,
 }
 
 impl Serving {
@@ -231,6 +235,14 @@ impl Inner {
         }
     }
 
+    /// Largest event time that `seam` covers of the streams under `view`.
+    pub(crate) fn as_of(&self, view: &View, seam: &Seam) -> Option<i64> {
+        let mut streams = Vec::new();
+        self.streams_under(view, &mut streams);
+        let streams = streams.iter().filter_map(|name| self.parts.catalog.stream(name));
+        streams.filter_map(|stream| seam.as_of_topic(&stream.topic)).max()
+    }
+
     /// The partitions of `streams`.
     fn places(&self, streams: &[String]) -> Vec<Place> {
         let topics = self.parts.topics.iter();
@@ -282,7 +294,9 @@ impl Inner {
             return Ok(rows);
         }
         let rows = self.finish_rows(view, fold, seam, keys).await;
-        self.remember(view, &rows);
+        if self.is_current(seam) {
+            self.remember(view, &rows);
+        }
         let rows = rows?;
         if let Some(key) = key {
             self.finished.put(key, &rows);
@@ -292,7 +306,13 @@ impl Inner {
 
     async fn finish_rows(&self, view: &View, fold: &Fold, seam: &Seam, keys: &Keys) -> Result<RecordBatch, QueryError> {
         let partials = merge::gather(view, fold, seam, &self.parts.generations, keys).await?;
-        Ok(finish::finish(view, fold, &partials, seam.as_of()).await?)
+        Ok(finish::finish(view, fold, &partials, self.as_of(view, seam)).await?)
+    }
+
+    /// Whether `seam` is over the current generation: what an older one lacks says nothing about the answers of now.
+    fn is_current(&self, seam: &Seam) -> bool {
+        let current = self.parts.generations.current().map(|current| current.number);
+        seam.generation.as_ref().map(|generation| generation.number) == current
     }
 
     /// Keeps the last failure of a view's partials for `status` and `/readyz`, until they can be read again.
@@ -303,7 +323,7 @@ impl Inner {
                 damaged.remove(&view.name);
             }
             Err(error) if error.is_damage() => {
-                damaged.insert(view.name.clone(), error.chain());
+                damaged.insert(view.name.clone(), (error.chain(), Instant::now()));
             }
             Err(_) => {}
         }
@@ -311,7 +331,9 @@ impl Inner {
 
     fn state(&self, view: &View) -> ViewState {
         let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(reason) = damaged.get(&view.name) {
+        if let Some((reason, at)) = damaged.get(&view.name)
+            && at.elapsed() < DAMAGED_FOR
+        {
             return ViewState::Broken(reason.clone());
         }
         drop(damaged);
@@ -329,7 +351,7 @@ impl Inner {
 
     fn building_under(&self, view: &View, seam: &Seam) -> Result<(), merge::MergeError> {
         match &view.kind {
-            ViewKind::Fold(_) => merge::building(view, seam),
+            ViewKind::Fold(fold) => merge::building(view, fold, seam),
             ViewKind::Derived { .. } => {
                 for name in &view.reads {
                     if let Some(below) = self.parts.catalog.view(name) {

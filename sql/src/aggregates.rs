@@ -5,6 +5,7 @@
 //! * SUM and AVG of integers run over DECIMAL(38,0), 128 bits, and are brought back to their type above the
 //!   aggregation: DataFusion itself wraps sums and averages integers as doubles, so that its answer would depend on how
 //!   rows were batched. A sum that does not fit BIGINT is an error at finish.
+//! * MIN and MAX of doubles run over their ranks ([`crate::arithmetic::float_rank`]): NaN has one place in the order.
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams,
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, Projection, cast};
 use datafusion::optimizer::analyzer::AnalyzerRule;
 
+use crate::arithmetic::{float_of_rank, float_rank};
 use crate::system_columns;
 
 /// Aggregates whose answer depends on the order of rows.
@@ -90,6 +92,7 @@ fn order_free(expression: &Expr, aggregate: &Aggregate) -> Result<Option<Parts>>
         name if ORDER_SENSITIVE.contains(&name) => Ok(complete_order(function, aggregate)),
         "sum" => integer_sum(function, aggregate),
         "avg" => integer_average(function, aggregate),
+        "min" | "max" => float_extreme(function, aggregate),
         _ => Ok(None),
     }
 }
@@ -162,6 +165,26 @@ fn integer_sum(function: &AggregateFunction, aggregate: &Aggregate) -> Result<Op
     Ok(Some(Parts {
         aggregates: vec![sum_of(argument, &function.params)],
         finish: Box::new(move |mut columns| cast(columns.remove(0), data_type)),
+    }))
+}
+
+fn float_extreme(function: &AggregateFunction, aggregate: &Aggregate) -> Result<Option<Parts>> {
+    let [argument] = function.params.args.as_slice() else {
+        return Ok(None);
+    };
+    if argument.get_type(aggregate.input.schema())? != DataType::Float64 {
+        return Ok(None);
+    }
+    let ranked = AggregateFunction {
+        func: Arc::clone(&function.func),
+        params: AggregateFunctionParams {
+            args: vec![float_rank(argument.clone())],
+            ..function.params.clone()
+        },
+    };
+    Ok(Some(Parts {
+        aggregates: vec![Expr::AggregateFunction(ranked)],
+        finish: Box::new(|mut columns| float_of_rank(columns.remove(0))),
     }))
 }
 

@@ -27,6 +27,22 @@ const AGGREGATES: &[&str] = &[
     "array_agg",
 ];
 
+/// Functions that make much out of little: a few bytes of SQL would fill the memory. They are not there where answers
+/// are computed.
+pub const MULTIPLYING_FUNCTIONS: &[&str] = &[
+    "array_repeat",
+    "list_repeat",
+    "array_resize",
+    "list_resize",
+    "generate_series",
+    "lpad",
+    "range",
+    "gen_series",
+    "repeat",
+    "rpad",
+    "version",
+];
+
 /// What a view reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Over {
@@ -275,6 +291,13 @@ fn function_of(
             Err(place.refuse(at, format!("there is no function {name}"), nearest(&name, &known)))
         };
     };
+    if over == Over::View && MULTIPLYING_FUNCTIONS.contains(&name.as_str()) {
+        return Err(place.refuse(
+            at,
+            format!("{name}() is not taken in a view over views, which is computed anew for every answer"),
+            "use it in the view over the stream, or where the answer is shown",
+        ));
+    }
     if scalar.signature().volatility != Volatility::Immutable {
         return Err(place.refuse(
             at,
@@ -327,6 +350,13 @@ fn aggregate(place: &Place<'_>, function: &Function, name: &str, over: Over, at:
             at,
             format!("{name}(DISTINCT ...) is not taken yet"),
             "count(DISTINCT ...) is; for other aggregates group by the value in one view and aggregate over it",
+        ));
+    }
+    if distinct && list.args.len() != 1 {
+        return Err(place.refuse(
+            at,
+            format!("{name}(DISTINCT ...) takes one value"),
+            "group by the values in one view, and count the rows of that view in another",
         ));
     }
     let ordered = list

@@ -20,11 +20,13 @@ use arrow::array::{AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
+use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::filter::FilterExec;
@@ -140,7 +142,7 @@ impl Fold {
                 input_columns.push(mark.to_owned());
             }
         }
-        Ok(Self {
+        let fold = Self {
             view: view.to_owned(),
             stream,
             windowed,
@@ -151,7 +153,34 @@ impl Fold {
             partial: Arc::new(partial),
             whole,
             top,
-        })
+        };
+        fold.probe().await?;
+        Ok(fold)
+    }
+
+    /// Folds and finishes one row, because some functions look at their arguments only when they run: what they then
+    /// refuse would stop the view at its first event. What depends on the values of the row is none of its business.
+    async fn probe(&self) -> Result<()> {
+        let schema = rows_schema(self.partial.input())?;
+        let columns = schema.fields().iter().map(|field| {
+            let value = match field.is_nullable() {
+                true => ScalarValue::try_from(field.data_type()),
+                false => ScalarValue::new_default(field.data_type()),
+            };
+            value?.to_array()
+        });
+        let options = RecordBatchOptions::new().with_row_count(Some(1));
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let row = RecordBatch::try_new_with_options(schema, columns, &options)?;
+        let probed = async {
+            let state = collect(over_rows(Arc::clone(&self.partial) as _, &[row])?, task_context()).await?;
+            let partial = Partial::sorted(&self.state_schema, self.key_columns, &state)?;
+            self.try_finish(&[self.try_merge(&[&partial, &partial]).await?]).await
+        };
+        match probed.await {
+            Err(error) if refuses(&error) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Name of the view.
@@ -311,7 +340,7 @@ impl Fold {
     fn over_state(&self, mode: AggregateMode, partials: &[&Partial]) -> Result<Arc<dyn ExecutionPlan>> {
         let batches: Vec<RecordBatch> = partials.iter().map(|partial| partial.batch().clone()).collect();
         let source = MemorySourceConfig::try_new_exec(&[batches], Arc::clone(&self.state_schema), None)?;
-        let aggregates = self.partial.aggr_expr().to_vec();
+        let aggregates = order_free(self.partial.aggr_expr())?;
         let no_filters = aggregates.iter().map(|_| None).collect();
         let group = self.partial.group_expr().as_final();
         let merge = AggregateExec::try_new(mode, group, aggregates, no_filters, source, self.partial.input_schema())?;
@@ -355,6 +384,29 @@ impl Fold {
             source,
         }
     }
+}
+
+/// The aggregates without trust in the order of their input: over rows that were sorted for another aggregate,
+/// `last_value` takes the last it meets, which among states is that of the last partial. (`array_agg` always sorts, and
+/// merges sorted states.)
+fn order_free(aggregates: &[Arc<AggregateFunctionExpr>]) -> Result<Vec<Arc<AggregateFunctionExpr>>> {
+    let free = aggregates.iter().map(|aggregate| {
+        if !matches!(aggregate.fun().name(), "first_value" | "last_value") {
+            return Ok(Arc::clone(aggregate));
+        }
+        let free = Arc::clone(aggregate).with_beneficial_ordering(false)?;
+        Ok(free.map_or_else(|| Arc::clone(aggregate), Arc::new))
+    });
+    free.collect()
+}
+
+/// Whether `error` is about the query and not about the values that it met.
+fn refuses(error: &DataFusionError) -> bool {
+    let root = error.find_root();
+    matches!(
+        root,
+        DataFusionError::Plan(_) | DataFusionError::NotImplemented(_) | DataFusionError::Internal(_)
+    )
 }
 
 fn missing(column: &str) -> DataFusionError {

@@ -5,6 +5,7 @@
 //! It does not know what a log, an offset or a generation is.
 
 mod aggregates;
+mod arithmetic;
 mod catalog;
 mod check;
 mod compile;
@@ -16,6 +17,7 @@ mod session;
 mod tumble;
 
 pub use catalog::{Catalog, Column, EventTimeFormat, SourceFile, Stream, UniqueKey, View, ViewKind};
+pub use check::MULTIPLYING_FUNCTIONS;
 pub use fold::{Class, Fold, FoldError};
 pub use partial::Partial;
 pub use refusal::Refusal;

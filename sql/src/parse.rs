@@ -187,6 +187,14 @@ fn parse_stream(place: &Place<'_>, parser: &mut Parser<'_>) -> Result<Stream, Re
     let name = parser
         .parse_identifier()
         .map_err(|error| syntax_refusal(place, error, here))?;
+    let plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if name.value.is_empty() || !plain(&name.value) {
+        return Err(place.refuse(
+            here,
+            format!("stream name {name} is not plain"),
+            "use letters, digits and _; name the topic with topic = '...'",
+        ));
+    }
     let columns_at = parser.peek_token().span.start;
     let (definitions, constraints) = parser
         .parse_columns()

@@ -53,9 +53,15 @@ impl Partial {
         self.batch.num_rows()
     }
 
-    /// Bytes of memory that the columns hold.
+    /// Bytes that the columns take. What was decoded shares one buffer, which each of its columns would count whole.
     pub fn bytes(&self) -> usize {
-        self.batch.get_array_memory_size()
+        let columns = self.batch.columns().iter();
+        // An array that cannot tell is counted by the buffers that it holds.
+        let bytes = columns.map(|column| {
+            let slice = column.to_data().get_slice_memory_size();
+            slice.unwrap_or_else(|_| column.get_array_memory_size())
+        });
+        bytes.sum()
     }
 
     /// The rows whose key equals `key`: pairs of key position and an array of one value of that key column's type.

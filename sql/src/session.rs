@@ -7,11 +7,14 @@ use std::sync::{Arc, LazyLock};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::TableReference;
+use datafusion::common::config::Dialect;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::TableType;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::ScalarUDF;
+use datafusion::optimizer::analyzer::{Analyzer, AnalyzerRule};
 use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
 use datafusion::physical_plan::{
@@ -21,6 +24,7 @@ use datafusion::prelude::{Expr, SessionConfig, SessionContext};
 
 use crate::Stream;
 use crate::aggregates::OrderFreeAggregates;
+use crate::arithmetic::CheckedArithmetic;
 use crate::tumble::Tumble;
 
 /// Rows per batch inside a plan.
@@ -33,14 +37,23 @@ pub fn session_context(config: SessionConfig) -> SessionContext {
         .with_batch_size(BATCH_ROWS)
         .with_information_schema(false);
     let options = config.options_mut();
+    // The dialect that views are parsed in: a view over views is parsed again from its printed text.
+    options.sql_parser.dialect = Dialect::PostgreSQL;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.collect_spans = true;
     options.execution.time_zone = Some("+00:00".to_owned());
     // A partial that gives up merging would hold a key twice.
     options.execution.skip_partial_aggregation_probe_rows_threshold = usize::MAX;
-    let context = SessionContext::new_with_config(config);
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(CheckedArithmetic)];
+    rules.extend(Analyzer::new().rules);
+    rules.push(Arc::new(OrderFreeAggregates));
+    let state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_default_features()
+        .with_analyzer_rules(rules)
+        .build();
+    let context = SessionContext::new_with_state(state);
     context.register_udf(ScalarUDF::new_from_impl(Tumble::default()));
-    context.add_analyzer_rule(Arc::new(OrderFreeAggregates));
     // Two levels of GROUP BY instead of one would make the lower one the fold.
     context.remove_optimizer_rule("single_distinct_aggregation_to_group_by");
     context
@@ -54,7 +67,7 @@ pub(crate) fn planning_context(streams: &[Arc<Stream>]) -> SessionContext {
             schema: stream.table_schema(),
         });
         context
-            .register_table(stream.name.as_str(), table)
+            .register_table(TableReference::bare(stream.name.as_str()), table)
             .expect("names of streams are unique");
     }
     context

@@ -237,6 +237,31 @@ fn a_running_foldline_is_asked_and_a_killed_one_is_not() {
 }
 
 #[test]
+fn a_query_joins_views_of_two_streams() {
+    let folder = Folder::with_visits();
+    let sales = "CREATE STREAM sales (page TEXT, cents INT, at TIMESTAMPTZ NOT NULL)
+WITH (topic = 'sales', partitions = 2, key = 'page', event_time = 'at');
+CREATE VIEW page_sales WITH (retention = '2 days') AS
+SELECT page, tumble(at, INTERVAL '1 day') AS day, sum(cents) AS cents FROM sales GROUP BY 1, 2;\n";
+    write(folder.path(), "sql/pipelines/shop/all.sql", sales);
+    // Two years before the visits: what they cover must not age what the sales cover.
+    write(
+        folder.path(),
+        "sales.ndjson",
+        "{\"page\":\"/1\",\"cents\":5,\"at\":\"2024-03-03T11:00:00Z\"}\n{\"page\":\"/1\",\"cents\":7,\"at\":\"2024-03-03T12:00:00Z\"}\n",
+    );
+    folder.ok(&["import", "sales.ndjson", "--stream", "sales", "--wait"]);
+    let join = "SELECT pages.page, visits, cents FROM pages JOIN page_sales ON pages.page = page_sales.page";
+    let expected = "page,visits,cents\n/1,43,12\n";
+    assert_eq!(folder.ok(&["query", join, "--format", "csv"]), expected);
+    folder.ok(&["batch", "run"]);
+    folder.ok(&["import", "sales.ndjson", "--stream", "sales", "--wait", "--again"]);
+    let expected = "page,visits,cents\n/1,43,24\n";
+    assert_eq!(folder.ok(&["query", join, "--format", "csv"]), expected);
+    folder.ok(&["verify", "--all"]);
+}
+
+#[test]
 fn damage_in_the_archive_is_named() {
     let folder = Folder::with_visits();
     folder.ok(&["batch", "run"]);

@@ -84,13 +84,16 @@ async fn order_is_completed_by_the_log_and_not_by_the_batches() {
     let rows = rows::random(5, 200);
     let mut backwards: Vec<RecordBatch> = (0..200).rev().map(|row| rows.slice(row, 1)).collect();
     let reversed = fold.plain(&backwards).await.unwrap();
-    backwards.shuffle(&mut StdRng::seed_from_u64(1));
     let mut partials = Vec::new();
     for row in &backwards {
         partials.push(fold.partial(row).await.unwrap());
     }
-    let merged = fold.finish(&partials).await.unwrap();
-    assert_eq!(merged, reversed);
+    let mut merged = reversed.clone();
+    for seed in 0..8 {
+        partials.shuffle(&mut StdRng::seed_from_u64(seed));
+        merged = fold.finish(&partials).await.unwrap();
+        assert_eq!(merged, reversed, "seed {seed}");
+    }
     assert_eq!(
         merged.column(2).as_primitive::<arrow::datatypes::Int32Type>().value(0),
         3
@@ -128,6 +131,43 @@ async fn sums_of_integers_neither_wrap_nor_round_and_are_checked_at_finish() {
     let balanced = fold(&view("SELECT sum(big) + sum(-big) AS s FROM events").await);
     let pieces = folded(&balanced, &rows.slice(0, 2), &mut StdRng::seed_from_u64(1)).await;
     balanced.finish(&pieces).await.unwrap();
+}
+
+#[tokio::test]
+async fn arithmetic_of_integers_is_computed_in_bigint_and_never_wraps() {
+    let rows = rows::random(4, 300);
+    let product = fold(&view("SELECT sum(amount * 2000000000) AS s FROM events").await);
+    let answer = product.plain(std::slice::from_ref(&rows)).await.unwrap();
+    let duplicate = rows.column_by_name("_duplicate").unwrap().as_boolean();
+    let amounts = rows.column_by_name("amount").unwrap().as_primitive::<Int32Type>();
+    let sum: i64 = (0..300)
+        .filter(|row| !duplicate.value(*row) && amounts.is_valid(*row))
+        .map(|row| i64::from(amounts.value(row)) * 2_000_000_000)
+        .sum();
+    assert_eq!(answer.column(0).as_primitive::<Int64Type>().value(0), sum);
+    let beyond = fold(&view("SELECT sum(big * 1000000) AS s FROM events").await);
+    let error = beyond.partial(&rows).await.unwrap_err();
+    assert!(format!("{error:?}").contains("Overflow"), "{error:?}");
+}
+
+#[tokio::test]
+async fn extremes_of_doubles_have_one_place_for_nan_and_one_zero() {
+    // 0/0 is NaN, which is above everything, wherever it stands.
+    let nan = "CAST(amount % 5 AS DOUBLE) / CAST(amount % 5 AS DOUBLE)";
+    let fold = fold(&view(&format!("SELECT max({nan}) AS hi, min({nan}) AS lo FROM events")).await);
+    let rows = rows::random(2, 60);
+    let plain = fold.plain(std::slice::from_ref(&rows)).await.unwrap();
+    assert!(plain.column(0).as_primitive::<Float64Type>().value(0).is_nan());
+    assert_eq!(plain.column(1).as_primitive::<Float64Type>().value(0), 1.0);
+    for seed in 0..6 {
+        let partials = folded(&fold, &rows, &mut StdRng::seed_from_u64(seed)).await;
+        let merged = fold.finish(&partials).await.unwrap();
+        assert!(
+            merged.column(0).as_primitive::<Float64Type>().value(0).is_nan(),
+            "seed {seed}"
+        );
+        assert_eq!(merged.column(1), plain.column(1), "seed {seed}");
+    }
 }
 
 #[tokio::test]
