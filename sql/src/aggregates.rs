@@ -85,7 +85,9 @@ struct Parts {
 }
 
 fn order_free(expression: &Expr, aggregate: &Aggregate) -> Result<Option<Parts>> {
-    let Expr::AggregateFunction(function) = expression else {
+    // Rules that ran before keep the name of what they change as an alias.
+    let expression = expression.clone().unalias_nested().data;
+    let Expr::AggregateFunction(function) = &expression else {
         return Ok(None);
     };
     match function.func.name() {

@@ -184,6 +184,11 @@ fn plan_refusal(place: &Place<'_>, error: &DataFusionError, at: Location) -> Ref
     let reason = reason.lines().next().unwrap_or_default();
     // What follows lists every signature that was tried.
     let reason = reason.split(", errors: ").next().unwrap_or_default();
+    // A function's own words stand between DataFusion's.
+    let reason = reason
+        .split_once("coercion failed with: ")
+        .map_or(reason, |(_, own)| own);
+    let reason = reason.split(" No function matches").next().unwrap_or_default();
     let reason = [
         "Error during planning: ",
         "Schema error: ",
@@ -247,6 +252,7 @@ fn class(plan: &LogicalPlan, base: Option<&Arc<View>>) -> Result<Class, DataFusi
     plan.apply(|node| {
         if let LogicalPlan::Aggregate(aggregate) = node {
             for expression in &aggregate.aggr_expr {
+                let expression = &expression.clone().unalias();
                 let Expr::AggregateFunction(function) = expression else {
                     continue;
                 };

@@ -57,7 +57,7 @@ impl ScalarUDFImpl for Tumble {
         if let DataType::Timestamp(_, Some(zone)) = &types[0]
             && !matches!(zone.as_ref(), "UTC" | "+00:00" | "Z")
         {
-            return plan_err!("tumble counts days in UTC, and its time is one of {zone}: leave out AT TIME ZONE");
+            return plan_err!("tumble counts days in UTC, not in {zone}");
         }
         if let Some(other) = types[1..].iter().find(|other| !matches!(other, DataType::Interval(_))) {
             return plan_err!("tumble takes INTERVALs as its size and offset, such as INTERVAL '1 day', not {other}");

@@ -1,7 +1,7 @@
 //! The laws of folds: any split, any order, any tree of merges, through bytes or not, gives the answer of plain SQL.
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
-use arrow::datatypes::{Decimal128Type, Float64Type, Int64Type};
+use arrow::datatypes::{Decimal128Type, Float64Type, Int32Type, Int64Type};
 use foldline_sql::{Fold, Partial};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -82,7 +82,7 @@ async fn order_is_completed_by_the_log_and_not_by_the_batches() {
          array_agg(_partition * 1000 + _offset ORDER BY big * 0) AS all_of_them FROM events WHERE big IS NOT NULL",
     ).await);
     let rows = rows::random(5, 200);
-    let mut backwards: Vec<RecordBatch> = (0..200).rev().map(|row| rows.slice(row, 1)).collect();
+    let backwards: Vec<RecordBatch> = (0..200).rev().map(|row| rows.slice(row, 1)).collect();
     let reversed = fold.plain(&backwards).await.unwrap();
     let mut partials = Vec::new();
     for row in &backwards {
