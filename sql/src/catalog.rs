@@ -3,6 +3,10 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::common::plan_err;
+use datafusion::common::tree_node::Transformed;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::tokenizer::Location;
 use sha2::{Digest, Sha256};
 
@@ -23,6 +27,8 @@ pub struct SourceFile {
 pub struct Catalog {
     streams: Vec<Arc<Stream>>,
     views: Vec<Arc<View>>,
+    /// Declared views and the folds below them, each after what it reads.
+    parts: Vec<Arc<View>>,
 }
 
 impl Catalog {
@@ -43,7 +49,13 @@ impl Catalog {
         for (file, view, at) in views {
             let place = Place { file: &file.name };
             match compile::view(&place, &context, &catalog, &view, at).await {
-                Ok(view) => catalog.views.push(Arc::new(view)),
+                Ok(compiled) => {
+                    let parts = compiled.parts.into_iter().map(Arc::new);
+                    catalog.parts.extend(parts);
+                    let view = Arc::new(compiled.view);
+                    catalog.parts.push(Arc::clone(&view));
+                    catalog.views.push(view);
+                }
                 Err(refusal) => refusals.push(refusal),
             }
         }
@@ -80,19 +92,25 @@ impl Catalog {
         &self.views
     }
 
+    /// The same with the folds that views over streams were taken apart into, each before the view that it is a part
+    /// of: everything that is folded, stored and merged.
+    pub fn views_and_parts(&self) -> &[Arc<View>] {
+        &self.parts
+    }
+
     /// The stream called `name`.
     pub fn stream(&self, name: &str) -> Option<&Arc<Stream>> {
         self.streams.iter().find(|stream| stream.name == name)
     }
 
-    /// The view called `name`.
+    /// The view, or the part of one, called `name`.
     pub fn view(&self, name: &str) -> Option<&Arc<View>> {
-        self.views.iter().find(|view| view.name == name)
+        self.parts.iter().find(|view| view.name == name)
     }
 
     /// The folds over `stream`, with the views that they belong to: what a layer runs over that stream's rows.
     pub fn folds_of(&self, stream: &str) -> Vec<(Arc<View>, Arc<Fold>)> {
-        self.views
+        self.parts
             .iter()
             .filter_map(|view| match &view.kind {
                 ViewKind::Fold(fold) if fold.stream().name == stream => Some((Arc::clone(view), Arc::clone(fold))),
@@ -250,6 +268,8 @@ pub struct View {
     pub class: Class,
     /// Names of the streams and views that it reads.
     pub reads: Vec<String>,
+    /// The view that this is a part of, where it was not declared by itself.
+    pub part_of: Option<String>,
     /// `WITH (retention = ...)`, milliseconds before `as_of`, and the window column that it hides by.
     pub retention: Option<(i64, String)>,
     /// Fold over a stream, or a query over views finished at read time.
@@ -261,9 +281,52 @@ pub struct View {
 pub enum ViewKind {
     /// GROUP BY over one stream.
     Fold(Arc<Fold>),
-    /// A view over views: `sql`, with every ordering completed (law 2), to be planned over the finished base views.
-    Derived {
-        /// Query text for DataFusion.
-        sql: String,
-    },
+    /// Whatever stands above folds: planned over the finished rows of the views (and parts) that it reads, when it is
+    /// read.
+    Derived(Derived),
+}
+
+/// A query over finished views.
+#[derive(Debug)]
+pub struct Derived {
+    plan: LogicalPlan,
+}
+
+impl Derived {
+    pub(crate) fn new(plan: LogicalPlan) -> Self {
+        Self { plan }
+    }
+
+    /// The plan over `tables`, which gives the rows of what the view reads, by name: a table, or a plan of its own. Its
+    /// columns are those of the view's schema, in order.
+    pub fn over<E: From<DataFusionError>>(
+        &self,
+        tables: &mut dyn FnMut(&str) -> Result<LogicalPlan, E>,
+    ) -> Result<LogicalPlan, E> {
+        let mut failed = None;
+        let replaced = self.plan.clone().transform_up_with_subqueries(|node| {
+            let LogicalPlan::TableScan(scan) = &node else {
+                return Ok(Transformed::no(node));
+            };
+            match tables(scan.table_name.table()) {
+                Ok(rows) => {
+                    let rows = LogicalPlanBuilder::from(rows).alias(scan.table_name.clone())?.build()?;
+                    Ok(Transformed::yes(rows))
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    plan_err!("a table of the view cannot be read")
+                }
+            }
+        });
+        match (replaced, failed) {
+            (_, Some(error)) => Err(error),
+            (replaced, None) => Ok(replaced?.data),
+        }
+    }
+
+    /// The plan as DataFusion prints it.
+    pub fn explain(&self) -> String {
+        self.plan.display_indent().to_string()
+    }
 }

@@ -1,31 +1,21 @@
-//! What a view may say for now. Everything else is refused here, with its position and what to write instead, before
-//! DataFusion plans it, so that no SQL compiles and then gives another answer than plain SQL.
+//! What a view may not say. It is refused here, with its position and what to write instead, before DataFusion plans it,
+//! so that no SQL compiles and then gives another answer than plain SQL. What needs types or a plan to be told is refused
+//! where that is known (`split`, `windows`, `total_order`).
 
 use std::ops::ControlFlow;
 
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::Volatility;
 use datafusion::sql::sqlparser::ast::{
-    self, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgumentClause, FunctionArguments, GroupByExpr,
-    Query, Select, SelectItem, SetExpr, Spanned, TableFactor, visit_expressions,
+    self, Distinct, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+    FunctionArguments, GroupByExpr, Query, Select, SelectItem, SetExpr, Spanned, TableFactor, Visit, Visitor,
+    visit_expressions_mut, visit_relations,
 };
-use datafusion::sql::sqlparser::tokenizer::Location;
+use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 
-use crate::aggregates::ORDER_SENSITIVE;
+use crate::aggregates::{AGGREGATES, Folding, ORDER_SENSITIVE, folding};
 use crate::parse::{Place, identifier};
 use crate::refusal::Refusal;
-
-/// Aggregates that fold.
-const AGGREGATES: &[&str] = &[
-    "count",
-    "sum",
-    "avg",
-    "min",
-    "max",
-    "first_value",
-    "last_value",
-    "array_agg",
-];
 
 /// Functions that make much out of little: a few bytes of SQL would fill the memory. They are not there where answers
 /// are computed.
@@ -50,44 +40,104 @@ pub(crate) enum Over {
     View,
 }
 
-/// The name of the one table that `query` reads, with its position.
-pub(crate) fn source(place: &Place<'_>, query: &Query, at: Location) -> Result<(String, Location), Refusal> {
-    let select = body(place, query, at)?;
-    let select_at = position(select.span().start, at);
-    let [from] = select.from.as_slice() else {
-        return Err(place.refuse(
-            select_at,
-            format!("a view reads one stream or one view, not {}", select.from.len()),
-            "write FROM with a single name; joins are not taken yet",
-        ));
-    };
-    if let Some(join) = from.joins.first() {
-        return Err(place.refuse(
-            position(join.span().start, select_at),
-            "a view reads one stream or one view: joins are not taken yet",
-            "write one view per stream, and join them in the query that reads them",
-        ));
-    }
-    match &from.relation {
-        TableFactor::Table {
-            name,
-            args: None,
-            with_hints,
-            version: None,
-            partitions,
-            sample: None,
-            ..
-        } if name.0.len() == 1 && with_hints.is_empty() && partitions.is_empty() => {
-            let ident = name.0[0].as_ident();
-            let name = ident.map_or_else(|| name.to_string(), identifier);
-            Ok((name, position(from.relation.span().start, select_at)))
+/// The names of the tables that `query` reads, with their positions; not those that it names itself by WITH.
+pub(crate) fn sources(place: &Place<'_>, query: &Query, at: Location) -> Result<Vec<(String, Location)>, Refusal> {
+    let mut named = Vec::new();
+    let _ = WithNames(&mut named).visit_all(query);
+    let mut sources = Vec::new();
+    let refusal = visit_relations(query, |relation| {
+        let here = position(relation.span().start, at);
+        match relation.0.as_slice() {
+            [part] => {
+                let name = part.as_ident().map_or_else(|| relation.to_string(), identifier);
+                if !named.contains(&name) {
+                    sources.push((name, here));
+                }
+                ControlFlow::Continue(())
+            }
+            _ => ControlFlow::Break(place.refuse(
+                here,
+                format!("\"{relation}\" has several parts"),
+                "streams and views have plain names: write the name alone",
+            )),
         }
-        other => Err(place.refuse(
-            position(other.span().start, select_at),
-            "a view reads one stream or one view by its name",
-            "write the inner query as a view of its own, and read that",
+    });
+    match refusal {
+        ControlFlow::Break(refusal) => Err(refusal),
+        ControlFlow::Continue(()) if sources.is_empty() => Err(place.refuse(
+            position(query.span().start, at),
+            "a view reads a stream or a view",
+            "write FROM with the name of one",
         )),
+        ControlFlow::Continue(()) => Ok(sources),
     }
+}
+
+/// Collects what WITH names.
+struct WithNames<'a>(&'a mut Vec<String>);
+
+impl WithNames<'_> {
+    fn visit_all(&mut self, query: &Query) -> ControlFlow<()> {
+        query.visit(self)
+    }
+}
+
+impl Visitor for WithNames<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let tables = query.with.iter().flat_map(|with| &with.cte_tables);
+        self.0.extend(tables.map(|table| identifier(&table.alias.name)));
+        ControlFlow::Continue(())
+    }
+}
+
+/// `query` with the named argument of `tumble(..., timezone => 'zone')` in its place.
+pub(crate) fn positional(mut query: Box<Query>) -> Box<Query> {
+    let _ = visit_expressions_mut(&mut query, |expression| {
+        if let Expr::Function(function) = expression
+            && function.name.to_string().eq_ignore_ascii_case("tumble")
+            && let FunctionArguments::List(list) = &mut function.args
+            && let Some((zone, positional)) = timezone(&list.args)
+        {
+            let none = || FunctionArg::Unnamed(FunctionArgExpr::Expr(zero_interval()));
+            list.args = positional;
+            if list.args.len() == 2 {
+                list.args.push(none());
+            }
+            list.args.push(FunctionArg::Unnamed(zone));
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    query
+}
+
+/// The named zone among `arguments`, and the others.
+fn timezone(arguments: &[FunctionArg]) -> Option<(FunctionArgExpr, Vec<FunctionArg>)> {
+    let named = |argument: &FunctionArg| match argument {
+        FunctionArg::Named { name, arg, .. } if identifier(name) == "timezone" => Some(arg.clone()),
+        FunctionArg::ExprNamed {
+            name: Expr::Identifier(name),
+            arg,
+            ..
+        } if identifier(name) == "timezone" => Some(arg.clone()),
+        _ => None,
+    };
+    let zone = arguments.iter().find_map(named)?;
+    let others = arguments.iter().filter(|argument| named(argument).is_none()).cloned();
+    Some((zone, others.collect()))
+}
+
+fn zero_interval() -> Expr {
+    Expr::Interval(ast::Interval {
+        value: Box::new(Expr::Value(
+            ast::Value::SingleQuotedString("0 seconds".to_owned()).with_empty_span(),
+        )),
+        leading_field: None,
+        leading_precision: None,
+        last_field: None,
+        fractional_seconds_precision: None,
+    })
 }
 
 /// Refuses whatever a view over `over` may not say.
@@ -98,153 +148,198 @@ pub(crate) fn query(
     state: &SessionState,
     at: Location,
 ) -> Result<(), Refusal> {
-    let select = body(place, query, at)?;
-    clauses(place, select, at)?;
-    let refusal = visit_expressions(query, |expression| {
-        match expression_of(place, expression, over, state, at) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(refusal) => ControlFlow::Break(refusal),
-        }
-    });
-    if let ControlFlow::Break(refusal) = refusal {
-        return Err(refusal);
+    let mut named = Vec::new();
+    let _ = WithNames(&mut named).visit_all(query);
+    let mut checks = Checks {
+        place,
+        over,
+        state,
+        at,
+        named,
+    };
+    match query.visit(&mut checks) {
+        ControlFlow::Break(refusal) => Err(refusal),
+        ControlFlow::Continue(()) => Ok(()),
     }
-    if over == Over::Stream && !aggregates(select, state) {
-        return Err(place.refuse(
-            position(select.span().start, at),
-            "a view over a stream has a GROUP BY or an aggregate: views of single rows are not taken yet",
-            "group by the key that you look rows up by, and keep them with array_agg(...)",
-        ));
-    }
-    Ok(())
 }
 
 fn position(found: Location, otherwise: Location) -> Location {
     if found.line > 0 { found } else { otherwise }
 }
 
-fn body<'a>(place: &Place<'_>, query: &'a Query, at: Location) -> Result<&'a Select, Refusal> {
-    if let Some(with) = &query.with {
-        return Err(place.refuse(
-            position(with.span().start, at),
-            "WITH is not taken in a view yet",
-            "write the inner query as a view of its own, and read that",
-        ));
-    }
-    if let Some(order) = &query.order_by {
-        return Err(place.refuse(
-            position(order.span().start, at),
-            "ORDER BY is not taken in a view yet",
-            "write ORDER BY in the query that reads the view",
-        ));
-    }
-    if query.limit_clause.is_some() || query.fetch.is_some() {
-        return Err(place.refuse(
-            position(query.span().end, at),
-            "LIMIT is not taken in a view yet",
-            "write LIMIT in the query that reads the view",
-        ));
-    }
-    if !query.locks.is_empty()
-        || query.for_clause.is_some()
-        || query.settings.is_some()
-        || query.format_clause.is_some()
-        || !query.pipe_operators.is_empty()
-    {
-        return Err(place.refuse(at, "a view is a plain SELECT", "leave out what follows the SELECT"));
-    }
-    match query.body.as_ref() {
-        SetExpr::Select(select) => Ok(select),
-        other => Err(place.refuse(
-            position(other.span().start, at),
-            "a view is one SELECT: UNION, VALUES and the like are not taken yet",
-            "write a view per SELECT, and combine them in the query that reads them",
-        )),
-    }
-}
-
-fn clauses(place: &Place<'_>, select: &Select, at: Location) -> Result<(), Refusal> {
-    let at = position(select.span().start, at);
-    if select.distinct.is_some() {
-        return Err(place.refuse(
-            at,
-            "SELECT DISTINCT is not taken in a view yet",
-            "write GROUP BY with the same columns",
-        ));
-    }
-    if select.qualify.is_some() || !select.named_window.is_empty() {
-        return Err(place.refuse(
-            at,
-            "window functions are not taken in a view yet",
-            "write them in the query that reads the view",
-        ));
-    }
-    let unknown = select.top.is_some()
-        || select.exclude.is_some()
-        || select.into.is_some()
-        || !select.lateral_views.is_empty()
-        || select.prewhere.is_some()
-        || !select.connect_by.is_empty()
-        || !select.cluster_by.is_empty()
-        || !select.distribute_by.is_empty()
-        || !select.sort_by.is_empty()
-        || select.select_modifiers.is_some()
-        || select.value_table_mode.is_some();
-    if unknown {
-        return Err(place.refuse(
-            at,
-            "a view is SELECT ... FROM ... WHERE ... GROUP BY ... HAVING",
-            "leave out the other clauses",
-        ));
-    }
-    let modified = match &select.group_by {
-        GroupByExpr::All(modifiers) => !modifiers.is_empty(),
-        GroupByExpr::Expressions(_, modifiers) => !modifiers.is_empty(),
-    };
-    if modified {
-        return Err(grouping_sets(place, at));
-    }
-    let wildcard = select
-        .projection
-        .iter()
-        .find(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
-    match wildcard {
-        Some(item) => Err(place.refuse(
-            position(item.span().start, at),
-            "SELECT * would change the view's columns with the declaration of what it reads",
-            "name the columns",
-        )),
-        None => Ok(()),
-    }
-}
-
-fn grouping_sets(place: &Place<'_>, at: Location) -> Refusal {
-    place.refuse(
-        at,
-        "ROLLUP, CUBE and GROUPING SETS are not taken in a view yet",
-        "write a view per grouping, or a view over a view for the coarser one",
-    )
-}
-
-fn expression_of(
-    place: &Place<'_>,
-    expression: &Expr,
+struct Checks<'a> {
+    place: &'a Place<'a>,
     over: Over,
-    state: &SessionState,
+    state: &'a SessionState,
     at: Location,
-) -> Result<(), Refusal> {
-    let here = position(expression.span().start, at);
-    match expression {
-        Expr::Function(function) => function_of(place, function, over, state, here),
-        Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } | Expr::AnyOp { .. } | Expr::AllOp { .. } => {
-            Err(place.refuse(
-                here,
-                "subqueries are not taken in a view yet",
-                "write the inner query as a view of its own, and join in the query that reads both",
-            ))
+    /// What WITH names.
+    named: Vec<String>,
+}
+
+impl Visitor for Checks<'_> {
+    type Break = Refusal;
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Refusal> {
+        broken(self.clauses_of_query(query))
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Refusal> {
+        broken(self.clauses_of_select(select))
+    }
+
+    fn pre_visit_table_factor(&mut self, table: &TableFactor) -> ControlFlow<Refusal> {
+        broken(self.table(table))
+    }
+
+    fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<Refusal> {
+        let here = self.here(expression.span());
+        match expression {
+            Expr::Function(function) => broken(function_of(self.place, function, self.over, self.state, here)),
+            _ => ControlFlow::Continue(()),
         }
-        Expr::Rollup(_) | Expr::Cube(_) | Expr::GroupingSets(_) => Err(grouping_sets(place, here)),
-        _ => Ok(()),
+    }
+}
+
+fn broken(outcome: Result<(), Refusal>) -> ControlFlow<Refusal> {
+    match outcome {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(refusal) => ControlFlow::Break(refusal),
+    }
+}
+
+impl Checks<'_> {
+    fn here(&self, span: Span) -> Location {
+        position(span.start, self.at)
+    }
+
+    fn refuse(&self, span: Span, reason: impl Into<String>, instead: impl Into<String>) -> Result<(), Refusal> {
+        Err(self.place.refuse(self.here(span), reason, instead))
+    }
+
+    fn clauses_of_query(&self, query: &Query) -> Result<(), Refusal> {
+        let span = query.span();
+        if let Some(with) = &query.with
+            && with.recursive
+        {
+            return self.refuse(
+                with.span(),
+                "WITH RECURSIVE is not taken in a view",
+                "write the steps that it takes as views over each other",
+            );
+        }
+        if (query.limit_clause.is_some() || query.fetch.is_some()) && query.order_by.is_none() {
+            return self.refuse(
+                span,
+                "LIMIT without ORDER BY has no one answer",
+                "write ORDER BY before it, by columns that say which rows come first",
+            );
+        }
+        let more = !query.locks.is_empty()
+            || query.for_clause.is_some()
+            || query.settings.is_some()
+            || query.format_clause.is_some()
+            || !query.pipe_operators.is_empty();
+        if more {
+            return self.refuse(span, "a view is a plain SELECT", "leave out what follows the SELECT");
+        }
+        match query.body.as_ref() {
+            SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::SetOperation { .. } => Ok(()),
+            other => self.refuse(
+                other.span(),
+                "a view is made of SELECTs: VALUES, TABLE and the like are not taken",
+                "write SELECT",
+            ),
+        }
+    }
+
+    fn clauses_of_select(&self, select: &Select) -> Result<(), Refusal> {
+        let span = select.span();
+        if let Some(Distinct::On(_)) = &select.distinct {
+            return self.refuse(
+                span,
+                "SELECT DISTINCT ON is not taken in a view",
+                "write first_value(x ORDER BY ...) with GROUP BY, or QUALIFY row_number() OVER (...) = 1",
+            );
+        }
+        let unknown = select.top.is_some()
+            || select.exclude.is_some()
+            || select.into.is_some()
+            || !select.lateral_views.is_empty()
+            || select.prewhere.is_some()
+            || !select.connect_by.is_empty()
+            || !select.cluster_by.is_empty()
+            || !select.distribute_by.is_empty()
+            || !select.sort_by.is_empty()
+            || select.select_modifiers.is_some()
+            || select.value_table_mode.is_some();
+        if unknown {
+            return self.refuse(
+                span,
+                "a view is SELECT ... FROM ... WHERE ... GROUP BY ... HAVING ... QUALIFY ... ORDER BY ... LIMIT",
+                "leave out the other clauses",
+            );
+        }
+        let modified = match &select.group_by {
+            GroupByExpr::All(modifiers) => !modifiers.is_empty(),
+            GroupByExpr::Expressions(_, modifiers) => !modifiers.is_empty(),
+        };
+        if modified {
+            return self.refuse(
+                span,
+                "modifiers of GROUP BY are not taken",
+                "write GROUP BY ROLLUP (...), CUBE or GROUPING SETS",
+            );
+        }
+        let wildcard = select
+            .projection
+            .iter()
+            .find(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
+        let declared = |table: &TableFactor| match table {
+            TableFactor::Table { name, .. } => {
+                let ident = name.0.first().and_then(|part| part.as_ident());
+                ident.is_some_and(|ident| !self.named.contains(&identifier(ident)))
+            }
+            _ => false,
+        };
+        let mut tables = select
+            .from
+            .iter()
+            .flat_map(|from| std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)));
+        match wildcard {
+            Some(item) if tables.any(declared) => self.refuse(
+                item.span(),
+                "SELECT * would change the view's columns with the declaration of what it reads",
+                "name the columns",
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    fn table(&self, table: &TableFactor) -> Result<(), Refusal> {
+        let plain = match table {
+            TableFactor::Table {
+                args: None,
+                with_hints,
+                version: None,
+                partitions,
+                sample: None,
+                with_ordinality: false,
+                ..
+            } => with_hints.is_empty() && partitions.is_empty(),
+            TableFactor::Derived {
+                lateral, sample: None, ..
+            } => !lateral,
+            TableFactor::NestedJoin { .. } => true,
+            _ => false,
+        };
+        if plain {
+            return Ok(());
+        }
+        self.refuse(
+            table.span(),
+            "a view reads streams, views and subqueries by their names",
+            "leave out table functions, samples, LATERAL and the like",
+        )
     }
 }
 
@@ -256,38 +351,25 @@ fn function_of(
     at: Location,
 ) -> Result<(), Refusal> {
     let name = function.name.to_string().to_lowercase();
-    if function.over.is_some() {
-        return Err(place.refuse(
-            at,
-            format!("{name}(...) OVER is a window function, which a view does not take yet"),
-            "write it in the query that reads the view",
-        ));
-    }
     match name.as_str() {
-        "tumble" => return tumble(place, function, at),
-        "hop" | "session" | "window_end" => {
-            return Err(place.refuse(at, format!("{name}(...) is not taken yet"), "write tumble(time, size)"));
-        }
-        "grouping" => return Err(grouping_sets(place, at)),
+        "tumble" => return window(place, function, &name, 2..=3, at),
+        "hop" => return window(place, function, &name, 3..=3, at),
+        "session" => return window(place, function, &name, 2..=2, at),
         _ => {}
     }
     if state.aggregate_functions().contains_key(&name) {
-        return aggregate(place, function, &name, over, at);
+        return aggregate(place, function, &name, at);
     }
     let Some(scalar) = state.scalar_functions().get(&name) else {
         if state.window_functions().contains_key(&name) {
-            return Err(place.refuse(
-                at,
-                format!("{name}(...) is a window function, which a view does not take yet"),
-                "write it in the query that reads the view",
-            ));
+            return Ok(());
         }
         return if state.higher_order_functions().contains_key(&name) {
             Err(place.refuse(at, format!("{name}(...) is not taken in a view yet"), "leave it out"))
         } else {
             let mut known: Vec<&str> = state.scalar_functions().keys().map(String::as_str).collect();
             known.sort_unstable();
-            known.extend(AGGREGATES);
+            known.extend(AGGREGATES.iter().map(|(name, _)| *name));
             Err(place.refuse(at, format!("there is no function {name}"), nearest(&name, &known)))
         };
     };
@@ -319,40 +401,27 @@ fn nearest(name: &str, known: &[&str]) -> String {
     }
 }
 
-fn aggregate(place: &Place<'_>, function: &Function, name: &str, over: Over, at: Location) -> Result<(), Refusal> {
-    if !AGGREGATES.contains(&name) {
-        return Err(place.refuse(
-            at,
-            format!("aggregate {name} is not taken yet"),
-            format!("the aggregates that fold are {}", AGGREGATES.join(", ")),
-        ));
-    }
-    if over == Over::View && ORDER_SENSITIVE.contains(&name) {
-        return Err(place.refuse(
-            at,
-            format!("{name} depends on the order of rows, which the rows of a view do not have"),
-            "use it in the view over the stream, or min or max here",
-        ));
-    }
-    if function.null_treatment.is_some() || !function.within_group.is_empty() {
-        return Err(place.refuse(
-            at,
-            format!("{name} takes neither IGNORE NULLS nor WITHIN GROUP yet"),
-            "leave NULLs out with FILTER (WHERE column IS NOT NULL)",
-        ));
+fn aggregate(place: &Place<'_>, function: &Function, name: &str, at: Location) -> Result<(), Refusal> {
+    match folding(name).or_else(|| folding(canonical(name))) {
+        None => {
+            let known: Vec<&str> = AGGREGATES.iter().map(|(name, _)| *name).collect();
+            return Err(place.refuse(
+                at,
+                format!("aggregate {name} is not taken"),
+                format!("the aggregates that fold are {}", known.join(", ")),
+            ));
+        }
+        Some(Folding::Refused(reason, instead)) => {
+            return Err(place.refuse(at, format!("aggregate {name} is not taken: {reason}"), instead));
+        }
+        Some(_) => {}
     }
     let FunctionArguments::List(list) = &function.args else {
         return Ok(());
     };
     let distinct = list.duplicate_treatment == Some(DuplicateTreatment::Distinct);
-    if distinct && name != "count" && name != "min" && name != "max" {
-        return Err(place.refuse(
-            at,
-            format!("{name}(DISTINCT ...) is not taken yet"),
-            "count(DISTINCT ...) is; for other aggregates group by the value in one view and aggregate over it",
-        ));
-    }
-    if distinct && list.args.len() != 1 {
+    let separated = usize::from(name == "string_agg");
+    if distinct && list.args.len() != 1 + separated {
         return Err(place.refuse(
             at,
             format!("{name}(DISTINCT ...) takes one value"),
@@ -366,62 +435,65 @@ fn aggregate(place: &Place<'_>, function: &Function, name: &str, over: Over, at:
     if ordered && !ORDER_SENSITIVE.contains(&name) {
         return Err(place.refuse(at, format!("{name} does not depend on order"), "leave out ORDER BY"));
     }
-    match list
-        .clauses
-        .iter()
-        .find(|clause| !matches!(clause, FunctionArgumentClause::OrderBy(_)))
-    {
-        Some(clause) => Err(place.refuse(at, format!("{name} does not take {clause} yet"), "leave it out")),
+    match list.clauses.iter().find(|clause| {
+        !matches!(
+            clause,
+            FunctionArgumentClause::OrderBy(_) | FunctionArgumentClause::IgnoreOrRespectNulls(_)
+        )
+    }) {
+        Some(clause) => Err(place.refuse(at, format!("{name} does not take {clause}"), "leave it out")),
         None => Ok(()),
     }
 }
 
-fn tumble(place: &Place<'_>, function: &Function, at: Location) -> Result<(), Refusal> {
-    let instead = "write tumble(time, INTERVAL '1 day') or tumble(time, INTERVAL '1 day', INTERVAL '6 hours')";
-    let FunctionArguments::List(list) = &function.args else {
-        return Err(place.refuse(at, "tumble takes a time and a size", instead));
-    };
-    if let Some(named) = list
-        .args
-        .iter()
-        .find(|argument| !matches!(argument, FunctionArg::Unnamed(_)))
-    {
-        return Err(place.refuse(
-            at,
-            format!("tumble(..., {named}) is not taken yet: windows begin in UTC"),
-            instead,
-        ));
+/// The name that DataFusion lists an alias of an aggregate under.
+fn canonical(name: &str) -> &str {
+    match name {
+        "mean" => "avg",
+        "var_samp" | "var_sample" => "var",
+        "var_population" => "var_pop",
+        "stddev_samp" => "stddev",
+        "covar" => "covar_samp",
+        "quantile_cont" => "percentile_cont",
+        other => other,
     }
-    let constant = |argument: &FunctionArg| {
-        matches!(
-            argument,
-            FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(Expr::Interval(_)))
-        )
-    };
-    if !(2..=3).contains(&list.args.len()) || !list.args[1..].iter().all(constant) {
-        return Err(place.refuse(
-            at,
-            "tumble takes a time, a constant size and perhaps a constant offset",
-            instead,
-        ));
-    }
-    Ok(())
 }
 
-fn aggregates(select: &Select, state: &SessionState) -> bool {
-    let grouped = match &select.group_by {
-        GroupByExpr::All(_) => true,
-        GroupByExpr::Expressions(expressions, _) => !expressions.is_empty(),
-    };
-    let found = visit_expressions(&select.projection, |expression| match expression {
-        Expr::Function(function)
-            if state
-                .aggregate_functions()
-                .contains_key(&function.name.to_string().to_lowercase()) =>
-        {
-            ControlFlow::Break(())
+fn window(
+    place: &Place<'_>,
+    function: &Function,
+    name: &str,
+    arity: std::ops::RangeInclusive<usize>,
+    at: Location,
+) -> Result<(), Refusal> {
+    let instead = match name {
+        "hop" => "write hop(time, INTERVAL '10 seconds', INTERVAL '10 minutes'): slide, then size",
+        "session" => "write session(time, INTERVAL '30 minutes')",
+        _ => {
+            "write tumble(time, INTERVAL '1 day'), tumble(time, INTERVAL '1 day', INTERVAL '6 hours'), or tumble(time, \
+             INTERVAL '1 day', timezone => 'Europe/Berlin')"
         }
-        _ => ControlFlow::Continue(()),
-    });
-    grouped || found.is_break()
+    };
+    let FunctionArguments::List(list) = &function.args else {
+        return Err(place.refuse(at, format!("{name} takes a time and a length"), instead));
+    };
+    let mut arguments = list.args.clone();
+    if name == "tumble"
+        && let Some((zone, others)) = timezone(&arguments)
+    {
+        let text = match &zone {
+            FunctionArgExpr::Expr(Expr::Value(value)) => value.value.clone().into_string(),
+            _ => None,
+        };
+        if text.is_none_or(|zone| zone.parse::<chrono_tz::Tz>().is_err()) {
+            return Err(place.refuse(at, format!("{zone} is no IANA time zone"), instead));
+        }
+        arguments = others;
+    }
+    let constant =
+        |argument: &FunctionArg| matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Interval(_))));
+    if !arity.contains(&arguments.len()) || !arguments[1..].iter().all(constant) {
+        return Err(place.refuse(at, format!("{name} takes a time and constant lengths"), instead));
+    }
+    Ok(())
 }

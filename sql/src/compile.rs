@@ -3,22 +3,30 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use datafusion::common::Diagnostic;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, Diagnostic, TableReference};
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, CreateTableOptions, SqlOption};
 use datafusion::sql::sqlparser::tokenizer::Location;
 
-use crate::catalog::{Catalog, Stream, View, ViewKind, short_hash};
+use crate::aggregates;
+use crate::catalog::{Catalog, Derived, Stream, View, ViewKind, short_hash};
 use crate::check::{self, Over};
 use crate::fold::FOLD_FORMAT;
 use crate::parse::{Place, duration_ms, identifier, option_text};
 use crate::refusal::Refusal;
 use crate::session::RowlessTable;
-use crate::{Class, Fold};
+use crate::{Class, Fold, split, system_columns, windows};
+
+/// A view with the folds that it was taken apart into.
+pub(crate) struct Compiled {
+    pub(crate) view: View,
+    pub(crate) parts: Vec<View>,
+}
 
 /// Compiles `view` and makes it known to `context`, so that later views can read it.
 pub(crate) async fn view(
@@ -27,66 +35,194 @@ pub(crate) async fn view(
     catalog: &Catalog,
     view: &ast::CreateView,
     at: Location,
-) -> Result<View, Refusal> {
+) -> Result<Compiled, Refusal> {
     let name = name(place, catalog, view, at)?;
-    let retention = options(place, view, at)?;
+    let options = options(place, view, at)?;
     let state = context.state();
-    let (source, source_at) = check::source(place, &view.query, at)?;
-    let over = if catalog.stream(&source).is_some() {
-        Over::Stream
-    } else if catalog.view(&source).is_some() {
-        Over::View
-    } else {
-        return Err(unknown_source(place, catalog, &source, source_at));
+    let mut reads = Vec::new();
+    for (source, source_at) in check::sources(place, &view.query, at)? {
+        if catalog.stream(&source).is_none() && catalog.view(&source).is_none() {
+            return Err(unknown_source(place, catalog, &source, source_at));
+        }
+        if !reads.contains(&source) {
+            reads.push(source);
+        }
+    }
+    let over = match reads.iter().any(|name| catalog.stream(name).is_some()) {
+        true => Over::Stream,
+        false => Over::View,
     };
     check::query(place, &view.query, over, &state, at)?;
 
     let failed = |error: DataFusionError| plan_refusal(place, &error, at);
-    let statement = Statement::Statement(Box::new(ast::Statement::Query(view.query.clone())));
+    let query = check::positional(view.query.clone());
+    let statement = Statement::Statement(Box::new(ast::Statement::Query(query)));
     let raw = state.statement_to_plan(statement).await.map_err(failed)?;
+    let prepared = windows::prepare(raw).map_err(failed)?;
     let plan = state
         .analyzer()
-        .execute_and_check(raw, state.config_options(), |_, _| {})
+        .execute_and_check(prepared, state.config_options(), |_, _| {})
         .map_err(failed)?;
-    let windowed = windowed(&plan).map_err(failed)?;
-    let class = class(&plan, catalog.view(&source)).map_err(failed)?;
+    let streams = |name: &str| catalog.stream(name).is_some();
+    let plan = split::distinct_as_groups(plan, &streams).map_err(failed)?;
+    let plan = match split::stream_of(&plan, &streams) {
+        Some(_) => row_groups(place, plan, &options, at)?,
+        None if options.key.is_some() => {
+            return Err(place.refuse(
+                at,
+                "key is the option of a view of single rows, and this one aggregates",
+                "leave it out: the columns of GROUP BY are the key",
+            ));
+        }
+        None => plan,
+    };
+    let misplaced = windows::misplaced(&plan, &|plan| split::stream_of(plan, &streams).is_some()).map_err(failed)?;
+    if let Some(window) = misplaced {
+        return Err(place.refuse(
+            at,
+            format!("{window} stands elsewhere than in the GROUP BY of a stream"),
+            "group by it in the SELECT over the stream, and select it under a name for what stands above",
+        ));
+    }
+    let drops_late = options.late.unwrap_or(true) && windowed(&plan).map_err(failed)?;
+    let class = class(&plan, &reads, catalog).map_err(failed)?;
     let schema = answer_schema(place, &plan, at)?;
-    let retention = match retention {
+    let retention = match options.retention {
         Some(hidden_after_ms) => Some((hidden_after_ms, window_column(place, &plan, &schema, at)?)),
         None => None,
     };
     let sql = view.query.to_string();
-    let (id, kind) = match catalog.stream(&source) {
+    let declared = format!("{sql} {retention:?} {drops_late} {:?}", options.key);
+    let mut parts = Vec::new();
+    let (id, kind) = match split::single_fold(&plan, &streams) {
         Some(stream) => {
-            let fold = Fold::compile(&name, Arc::clone(stream), &plan, &schema, windowed, &state).await;
+            let stream = Arc::clone(catalog.stream(&stream).expect("a fold is over a stream"));
+            let fold = Fold::compile(&name, Arc::clone(&stream), &plan, &schema, drops_late, &state).await;
             let fold = fold.map_err(failed)?;
-            (
-                fold_id(&sql, stream, &fold, retention.as_ref()),
-                ViewKind::Fold(Arc::new(fold)),
-            )
+            (fold_id(&declared, &stream, &fold), ViewKind::Fold(Arc::new(fold)))
         }
         None => {
-            let base = catalog.view(&source).expect("a source is a stream or a view");
+            let (above, below) = split::split(plan, &name, &streams).map_err(failed)?;
+            for part in below {
+                let stream = Arc::clone(catalog.stream(&part.stream).expect("a fold is over a stream"));
+                let part_schema = crate::fold::nullable(part.plan.schema().as_arrow());
+                let fold = Fold::compile(
+                    &part.name,
+                    Arc::clone(&stream),
+                    &part.plan,
+                    &part_schema,
+                    drops_late,
+                    &state,
+                );
+                let fold = fold.await.map_err(failed)?;
+                parts.push(View {
+                    id: fold_id(&format!("{} of {declared}", part.name), &stream, &fold),
+                    name: part.name,
+                    sql: sql.clone(),
+                    schema: part_schema,
+                    class,
+                    reads: vec![part.stream],
+                    part_of: Some(name.clone()),
+                    retention: None,
+                    kind: ViewKind::Fold(Arc::new(fold)),
+                });
+            }
+            reads.retain(|name| catalog.stream(name).is_none());
+            reads.extend(parts.iter().map(|part| part.name.clone()));
+            let ids: Vec<&str> = reads
+                .iter()
+                .filter_map(|name| catalog.view(name).map(|view| view.id.as_str()))
+                .chain(parts.iter().map(|part| part.id.as_str()))
+                .collect();
             (
-                short_hash(&format!("{FOLD_FORMAT} {} {sql} {retention:?}", base.id)),
-                ViewKind::Derived { sql: sql.clone() },
+                short_hash(&format!("{FOLD_FORMAT} {} {declared}", ids.join(" "))),
+                ViewKind::Derived(Derived::new(above)),
             )
         }
     };
     let table = Arc::new(RowlessTable {
         schema: Arc::clone(&schema),
     });
-    context.register_table(name.as_str(), table).map_err(failed)?;
-    Ok(View {
-        name,
-        id,
-        sql,
-        schema,
-        class,
-        reads: vec![source],
-        retention,
-        kind,
+    context
+        .register_table(TableReference::bare(name.as_str()), table)
+        .map_err(failed)?;
+    Ok(Compiled {
+        view: View {
+            name,
+            id,
+            sql,
+            schema,
+            class,
+            reads,
+            part_of: None,
+            retention,
+            kind,
+        },
+        parts,
     })
+}
+
+/// A view of single rows as the GROUP BY that it is: by its key, then by the rows' place in the log, then by what it
+/// selects. So it is stored, merged and looked up as every other fold.
+fn row_groups(place: &Place<'_>, plan: LogicalPlan, options: &Options, at: Location) -> Result<LogicalPlan, Refusal> {
+    let failed = |error: DataFusionError| plan_refusal(place, &error, at);
+    let LogicalPlan::Projection(selected) = plan else {
+        return Err(place.refuse(at, "a view of single rows selects columns", "name the columns"));
+    };
+    let names: Vec<String> = selected
+        .schema
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect();
+    let mut keys = Vec::new();
+    for key in options.key.iter().flatten() {
+        if !names.contains(key) || keys.contains(key) {
+            return Err(place.refuse(
+                at,
+                format!("the key \"{key}\" is not one of the columns that the view selects, once"),
+                format!("it selects {}", names.join(", ")),
+            ));
+        }
+        keys.push(key.clone());
+    }
+    let build = || -> Result<LogicalPlan, DataFusionError> {
+        let mut rows: Vec<Expr> = (selected.expr.iter().zip(&names))
+            .map(|(expression, name)| expression.clone().unalias().alias(name))
+            .collect();
+        let place_in_log = [
+            ("_row_partition", system_columns::PARTITION),
+            ("_row_offset", system_columns::OFFSET),
+        ];
+        for (name, column) in place_in_log {
+            rows.push(column_of(selected.input.schema(), column)?.alias(name));
+        }
+        let rows = Projection::try_new(rows, Arc::clone(&selected.input))?;
+        let column = |name: &str| Expr::Column(Column::new_unqualified(name));
+        let mut groups: Vec<Expr> = keys.iter().map(|key| column(key)).collect();
+        groups.extend(place_in_log.map(|(name, _)| column(name)));
+        groups.extend(
+            names
+                .iter()
+                .filter(|name| !keys.contains(name))
+                .map(|name| column(name)),
+        );
+        let groups = Aggregate::try_new(Arc::new(LogicalPlan::Projection(rows)), groups, Vec::new())?;
+        let answer = names.iter().map(|name| column(name)).collect();
+        let answer = Projection::try_new(answer, Arc::new(LogicalPlan::Aggregate(groups)))?;
+        Ok(LogicalPlan::Projection(answer))
+    };
+    build().map_err(failed)
+}
+
+fn column_of(schema: &DFSchema, name: &str) -> Result<Expr, DataFusionError> {
+    let found = schema.iter().find(|(_, field)| field.name() == name);
+    let found = found.ok_or_else(|| {
+        DataFusionError::Plan(format!(
+            "a view of single rows reads a stream by its name: column {name} is hidden here"
+        ))
+    })?;
+    Ok(Expr::Column(Column::from(found)))
 }
 
 fn name(place: &Place<'_>, catalog: &Catalog, view: &ast::CreateView, at: Location) -> Result<String, Refusal> {
@@ -131,11 +267,22 @@ fn name(place: &Place<'_>, catalog: &Catalog, view: &ast::CreateView, at: Locati
     Ok(name)
 }
 
-/// Milliseconds of `WITH (retention = ...)`.
-fn options(place: &Place<'_>, view: &ast::CreateView, at: Location) -> Result<Option<i64>, Refusal> {
-    let options = match &view.options {
-        CreateTableOptions::None => return Ok(None),
-        CreateTableOptions::With(options) => options,
+/// `WITH (...)` of a view.
+#[derive(Debug, Default)]
+struct Options {
+    /// Milliseconds.
+    retention: Option<i64>,
+    /// Whether late rows are left out of windows.
+    late: Option<bool>,
+    /// Columns of the key of a view of single rows.
+    key: Option<Vec<String>>,
+}
+
+fn options(place: &Place<'_>, view: &ast::CreateView, at: Location) -> Result<Options, Refusal> {
+    let mut options = Options::default();
+    let written = match &view.options {
+        CreateTableOptions::None => return Ok(options),
+        CreateTableOptions::With(written) => written,
         _ => {
             return Err(place.refuse(
                 at,
@@ -144,27 +291,33 @@ fn options(place: &Place<'_>, view: &ast::CreateView, at: Location) -> Result<Op
             ));
         }
     };
-    let mut retention = None;
-    for option in options {
-        let instead = "the option of a view is retention = '48 hours'";
+    for option in written {
+        let instead = "the options of a view are retention = '48 hours', late = 'drop' or 'keep', and key = 'a, b'";
         let SqlOption::KeyValue { key, value } = option else {
             return Err(place.refuse(at, format!("option {option} is not known"), instead));
         };
-        if identifier(key) != "retention" {
-            return Err(place.refuse(key.span.start, format!("option {key} is not known"), instead));
+        let refuse = |what: &str| place.refuse(key.span.start, format!("{key} = {value} is not {what}"), instead);
+        let text = option_text(value);
+        match identifier(key).as_str() {
+            "retention" => {
+                let length = text.and_then(|text| duration_ms(&text)).filter(|length| *length > 0);
+                options.retention = Some(length.ok_or_else(|| refuse("a length of time"))?);
+            }
+            "late" => {
+                options.late = Some(match text.as_deref() {
+                    Some("drop") => true,
+                    Some("keep") => false,
+                    _ => return Err(refuse("'drop' or 'keep'")),
+                });
+            }
+            "key" => {
+                let names = text.ok_or_else(|| refuse("a list of columns"))?;
+                options.key = Some(names.split(',').map(|name| name.trim().to_owned()).collect());
+            }
+            _ => return Err(place.refuse(key.span.start, format!("option {key} is not known"), instead)),
         }
-        let length = option_text(value)
-            .and_then(|text| duration_ms(&text))
-            .filter(|length| *length > 0);
-        retention = Some(length.ok_or_else(|| {
-            place.refuse(
-                key.span.start,
-                format!("retention = {value} is not a length of time"),
-                instead,
-            )
-        })?);
     }
-    Ok(retention)
+    Ok(options)
 }
 
 fn unknown_source(place: &Place<'_>, catalog: &Catalog, source: &str, at: Location) -> Refusal {
@@ -231,10 +384,10 @@ fn instead(diagnostic: Option<&Diagnostic>) -> String {
 /// Whether the GROUP BY holds a window: only such views leave late rows out.
 fn windowed(plan: &LogicalPlan) -> Result<bool, DataFusionError> {
     let mut found = false;
-    plan.apply(|node| {
+    plan.apply_with_subqueries(|node| {
         if let LogicalPlan::Aggregate(aggregate) = node {
             for group in &aggregate.group_expr {
-                found |= group.exists(|expression| Ok(is_window(expression)))?;
+                found |= group.exists(|expression| Ok(windows::is_window(expression)))?;
             }
         }
         Ok(TreeNodeRecursion::Continue)
@@ -242,27 +395,21 @@ fn windowed(plan: &LogicalPlan) -> Result<bool, DataFusionError> {
     Ok(found)
 }
 
-fn is_window(expression: &Expr) -> bool {
-    matches!(expression, Expr::ScalarFunction(function) if function.name() == "tumble")
-}
-
-/// SUM and AVG of doubles round; every other aggregate that is taken is exact.
-fn class(plan: &LogicalPlan, base: Option<&Arc<View>>) -> Result<Class, DataFusionError> {
-    let mut class = base.map_or(Class::Exact, |view| view.class);
-    plan.apply(|node| {
-        if let LogicalPlan::Aggregate(aggregate) = node {
-            for expression in &aggregate.aggr_expr {
-                let expression = &expression.clone().unalias();
-                let Expr::AggregateFunction(function) = expression else {
-                    continue;
-                };
-                let sums = matches!(function.func.name(), "sum" | "avg");
-                let data_type =
-                    datafusion::logical_expr::ExprSchemable::get_type(expression, aggregate.input.schema())?;
-                if sums && data_type.is_floating() {
-                    class = class.max(Class::Rounding);
-                }
-            }
+/// The least exact of what a view reads and of what it computes.
+fn class(plan: &LogicalPlan, reads: &[String], catalog: &Catalog) -> Result<Class, DataFusionError> {
+    let below = reads
+        .iter()
+        .filter_map(|name| catalog.view(name))
+        .map(|view| view.class)
+        .max();
+    let mut class = below.unwrap_or(Class::Exact);
+    plan.apply_with_subqueries(|node| {
+        let schema = merge_schema(&node.inputs());
+        for expression in node.expressions() {
+            expression.apply(|expression| {
+                class = class.max(aggregates::class_of(expression, &schema)?);
+                Ok(TreeNodeRecursion::Continue)
+            })?;
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
@@ -304,7 +451,7 @@ fn window_column(place: &Place<'_>, plan: &LogicalPlan, schema: &Schema, at: Loc
         .expr
         .iter()
         .position(|expression| match expression.clone().unalias() {
-            Expr::Column(column) => column.name.starts_with("tumble("),
+            Expr::Column(column) => windows::names_window(&column.name),
             _ => false,
         });
     window
@@ -321,7 +468,7 @@ fn no_window(place: &Place<'_>, at: Location) -> Refusal {
 }
 
 /// Identity of a fold: its SQL, and what the declaration says about the columns that it reads.
-fn fold_id(sql: &str, stream: &Stream, fold: &Fold, retention: Option<&(i64, String)>) -> String {
+fn fold_id(declared: &str, stream: &Stream, fold: &Fold) -> String {
     let read: Vec<String> = stream
         .columns
         .iter()
@@ -329,7 +476,7 @@ fn fold_id(sql: &str, stream: &Stream, fold: &Fold, retention: Option<&(i64, Str
         .map(|column| format!("{}:{}", column.name, column.data_type))
         .collect();
     short_hash(&format!(
-        "{FOLD_FORMAT} {sql} {} {} {read:?} {retention:?}",
+        "{FOLD_FORMAT} {declared} {} {} {read:?}",
         stream.topic,
         stream.judging_id()
     ))

@@ -20,12 +20,13 @@ use arrow::array::{AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
-use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{ScalarValue, plan_err};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
@@ -34,7 +35,9 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 
 use crate::partial::{sorted_by_key, with_schema};
+use crate::regroup::Regroup;
 use crate::session::{Rows, task_context};
+use crate::windows::{Regrouping, SESSION_TIME, regrouping};
 use crate::{Partial, Stream, system_columns};
 
 /// Number of the layout and meaning of stored partials. Raise it when either changes: state under another number is
@@ -103,6 +106,8 @@ pub struct Fold {
     state_schema: SchemaRef,
     output_schema: SchemaRef,
     key_columns: usize,
+    /// For windows that are put together from states: hops and sessions.
+    regroup: Option<Regroup>,
 }
 
 impl Fold {
@@ -128,6 +133,7 @@ impl Fold {
             aggregate.input_schema(),
         )?;
         let key_columns = aggregate.group_expr().num_group_exprs();
+        let regroup = regroup_of(plan, aggregate, key_columns, &partial.schema())?;
         let mut input_columns: Vec<String> = rows_schema(input)?
             .fields()
             .iter()
@@ -150,6 +156,7 @@ impl Fold {
             state_schema: nullable(&partial.schema()),
             output_schema: Arc::clone(output_schema),
             key_columns,
+            regroup,
             partial: Arc::new(partial),
             whole,
             top,
@@ -173,8 +180,7 @@ impl Fold {
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let row = RecordBatch::try_new_with_options(schema, columns, &options)?;
         let probed = async {
-            let state = collect(over_rows(Arc::clone(&self.partial) as _, &[row])?, task_context()).await?;
-            let partial = Partial::sorted(&self.state_schema, self.key_columns, &state)?;
+            let partial = self.state_of(row).await?;
             self.try_finish(&[self.try_merge(&[&partial, &partial]).await?]).await
         };
         match probed.await {
@@ -221,7 +227,8 @@ impl Fold {
     /// Position in the key of the output column `name`, where the output column is that key column unchanged.
     pub fn key_of_output(&self, name: &str) -> Option<usize> {
         let index = self.output_schema.index_of(name).ok()?;
-        trace_to_key(&self.top, index).filter(|key| *key < self.key_columns)
+        let stored = |key: &usize| self.regroup.as_ref().is_none_or(|regroup| regroup.window != *key);
+        trace_to_key(&self.top, index).filter(|key| *key < self.key_columns && stored(key))
     }
 
     /// The partial plan, the merge and the finish plan, as DataFusion prints them.
@@ -267,9 +274,18 @@ impl Fold {
         if counted.num_rows() == 0 {
             return Ok(Partial::empty(self));
         }
-        let plan = over_rows(Arc::clone(&self.partial) as _, &[counted])?;
+        self.state_of(counted).await
+    }
+
+    async fn state_of(&self, rows: RecordBatch) -> Result<Partial> {
+        let plan = over_rows(Arc::clone(&self.partial) as _, &[rows])?;
         let batches = collect(plan, task_context()).await?;
-        Ok(Partial::sorted(&self.state_schema, self.key_columns, &batches)?)
+        let partial = Partial::sorted(&self.state_schema, self.key_columns, &batches)?;
+        match &self.regroup {
+            // Moments become fragments at once: state grows with sessions and not with events.
+            Some(regroup) if matches!(regroup.by, Regrouping::Session(_)) => self.try_merge(&[&partial]).await,
+            _ => Ok(partial),
+        }
     }
 
     /// Merges partials, in any order, into one. An empty slice gives the empty partial.
@@ -286,7 +302,12 @@ impl Fold {
     }
 
     async fn try_merge(&self, partials: &[&Partial]) -> Result<Partial> {
-        let plan = self.over_state(AggregateMode::PartialReduce, partials)?;
+        let states = batches_of(partials);
+        let states = match &self.regroup {
+            Some(regroup) => regroup.before_merge(&self.state_schema, states)?,
+            None => states,
+        };
+        let plan = self.over_state(AggregateMode::PartialReduce, states)?;
         let batches = collect(plan, task_context()).await?;
         Ok(Partial::sorted(&self.state_schema, self.key_columns, &batches)?)
     }
@@ -304,9 +325,18 @@ impl Fold {
             // Without a GROUP BY there is an answer over no rows, too: count(*) is 0.
             collect(over_rows(Arc::clone(&self.whole), &[])?, task_context()).await?
         } else {
-            collect(self.over_state(AggregateMode::Final, &partials)?, task_context()).await?
+            self.values_of(batches_of(&partials)).await?
         };
         self.answer(&values).await
+    }
+
+    /// States, merged and finished to the values of the aggregation.
+    async fn values_of(&self, states: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
+        let states = match &self.regroup {
+            Some(regroup) => regroup.before_finish(&self.state_schema, states)?,
+            None => states,
+        };
+        collect(self.over_state(AggregateMode::Final, states)?, task_context()).await
     }
 
     /// The answer of the view's plain SQL over `rows` in log order, by one ordinary aggregation without partials:
@@ -319,7 +349,15 @@ impl Fold {
 
     async fn try_plain(&self, rows: &[RecordBatch]) -> Result<RecordBatch> {
         let counted: Vec<RecordBatch> = rows.iter().map(|batch| self.counted(batch)).collect::<Result<_>>()?;
-        let values = collect(over_rows(Arc::clone(&self.whole), &counted)?, task_context()).await?;
+        let values = match &self.regroup {
+            None => collect(over_rows(Arc::clone(&self.whole), &counted)?, task_context()).await?,
+            Some(_) => {
+                let plan = over_rows(Arc::clone(&self.partial) as _, &counted)?;
+                let states = collect(plan, task_context()).await?;
+                let states = states.iter().map(|states| with_schema(states, &self.state_schema));
+                self.values_of(states.collect::<Result<_, _>>()?).await?
+            }
+        };
         self.answer(&values).await
     }
 
@@ -337,8 +375,7 @@ impl Fold {
     }
 
     /// The aggregation over states, in `mode`.
-    fn over_state(&self, mode: AggregateMode, partials: &[&Partial]) -> Result<Arc<dyn ExecutionPlan>> {
-        let batches: Vec<RecordBatch> = partials.iter().map(|partial| partial.batch().clone()).collect();
+    fn over_state(&self, mode: AggregateMode, batches: Vec<RecordBatch>) -> Result<Arc<dyn ExecutionPlan>> {
         let source = MemorySourceConfig::try_new_exec(&[batches], Arc::clone(&self.state_schema), None)?;
         let aggregates = order_free(self.partial.aggr_expr())?;
         let no_filters = aggregates.iter().map(|_| None).collect();
@@ -413,7 +450,67 @@ fn missing(column: &str) -> DataFusionError {
     DataFusionError::Execution(format!("the rows lack column \"{column}\""))
 }
 
-fn nullable(schema: &Schema) -> SchemaRef {
+fn batches_of(partials: &[&Partial]) -> Vec<RecordBatch> {
+    partials.iter().map(|partial| partial.batch().clone()).collect()
+}
+
+/// The regrouping that the GROUP BY of `plan`, planned as `aggregate`, asks for.
+fn regroup_of(
+    plan: &LogicalPlan,
+    aggregate: &AggregateExec,
+    key_columns: usize,
+    state: &Schema,
+) -> Result<Option<Regroup>> {
+    let mut by = None;
+    plan.apply(|node| {
+        if let LogicalPlan::Aggregate(aggregate) = node {
+            for group in &aggregate.group_expr {
+                if let Some(found) = regrouping(group)? {
+                    if by.is_some() {
+                        return plan_err!("a GROUP BY has one hop or session");
+                    }
+                    by = Some(found);
+                }
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    let Some(by) = by else { return Ok(None) };
+    let groups = aggregate.group_expr();
+    let window = groups.expr().iter().position(|(_, name)| {
+        let name = name.rsplit_once(" AS ").map_or(name.as_str(), |(name, _)| name);
+        name.starts_with("hop(") || name.starts_with("session(")
+    });
+    let Some(window) = window.filter(|_| !groups.has_grouping_set()) else {
+        return plan_err!("hop and session stand in a plain GROUP BY, under a name that the planner keeps");
+    };
+    let mut end = key_columns;
+    if matches!(by, Regrouping::Session(_)) {
+        let last = |aggregate: &&Arc<AggregateFunctionExpr>| {
+            let mut arguments = aggregate.expressions().into_iter();
+            arguments.any(|argument| {
+                let function = argument.downcast_ref::<ScalarFunctionExpr>();
+                function.is_some_and(|function| function.name() == SESSION_TIME)
+            })
+        };
+        let found = aggregate.aggr_expr().iter().position(|aggregate| last(&aggregate));
+        let Some(found) = found else {
+            return Err(DataFusionError::Internal("a session without its end".to_owned()));
+        };
+        for before in &aggregate.aggr_expr()[..found] {
+            end += before.state_fields()?.len();
+        }
+    }
+    debug_assert!(end <= state.fields().len());
+    Ok(Some(Regroup {
+        by,
+        window,
+        key_columns,
+        end,
+    }))
+}
+
+pub(crate) fn nullable(schema: &Schema) -> SchemaRef {
     let fields: Vec<_> = schema
         .fields()
         .iter()

@@ -6,6 +6,7 @@
 
 mod aggregates;
 mod arithmetic;
+mod calendar;
 mod catalog;
 mod check;
 mod compile;
@@ -13,10 +14,13 @@ mod fold;
 mod parse;
 mod partial;
 mod refusal;
+mod regroup;
 mod session;
-mod tumble;
+mod split;
+mod total_order;
+mod windows;
 
-pub use catalog::{Catalog, Column, EventTimeFormat, SourceFile, Stream, UniqueKey, View, ViewKind};
+pub use catalog::{Catalog, Column, Derived, EventTimeFormat, SourceFile, Stream, UniqueKey, View, ViewKind};
 pub use check::MULTIPLYING_FUNCTIONS;
 pub use fold::{Class, Fold, FoldError};
 pub use partial::Partial;

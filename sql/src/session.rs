@@ -1,5 +1,5 @@
 //! The one DataFusion session in which views are planned and folds run: one thread of execution per plan, strings as
-//! Utf8, UTC, `tumble`, and aggregates that do not depend on ties, batches or threads.
+//! Utf8, UTC, the functions of windows, and aggregates that do not depend on ties, batches or threads.
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
@@ -13,7 +13,6 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::TableType;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder, TaskContext};
-use datafusion::logical_expr::ScalarUDF;
 use datafusion::optimizer::analyzer::{Analyzer, AnalyzerRule};
 use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
@@ -25,7 +24,8 @@ use datafusion::prelude::{Expr, SessionConfig, SessionContext};
 use crate::Stream;
 use crate::aggregates::OrderFreeAggregates;
 use crate::arithmetic::CheckedArithmetic;
-use crate::tumble::Tumble;
+use crate::total_order::TotalOrder;
+use crate::windows;
 
 /// Rows per batch inside a plan.
 const BATCH_ROWS: usize = 16_384;
@@ -47,13 +47,16 @@ pub fn session_context(config: SessionConfig) -> SessionContext {
     let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(CheckedArithmetic)];
     rules.extend(Analyzer::new().rules);
     rules.push(Arc::new(OrderFreeAggregates));
+    rules.push(Arc::new(TotalOrder));
     let state = SessionStateBuilder::new()
         .with_config(config)
         .with_default_features()
         .with_analyzer_rules(rules)
         .build();
     let context = SessionContext::new_with_state(state);
-    context.register_udf(ScalarUDF::new_from_impl(Tumble::default()));
+    for function in windows::functions() {
+        context.register_udf(function);
+    }
     // Two levels of GROUP BY instead of one would make the lower one the fold.
     context.remove_optimizer_rule("single_distinct_aggregation_to_group_by");
     context

@@ -1,0 +1,124 @@
+//! Orders above the aggregation, completed (law 2): rows that a view's or query's own ORDER BY leaves equal are ordered by
+//! all their columns, so that nothing hangs on how the planner joins, groups or splits.
+//!
+//! Completed are ORDER BY, the functions that look at a single row's place (`row_number`, `lag`, `lead`, `ntile`, frames
+//! in ROWS, and `first_value`), and ordered aggregates over rows that are no stream's. Functions of peers (`rank`,
+//! RANGE frames) give equal rows equal values as they stand.
+
+use std::sync::Arc;
+
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DFSchema, Result, plan_err};
+use datafusion::logical_expr::expr::{Sort as SortKey, WindowFunction};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{Expr, LogicalPlan, WindowFrame, WindowFrameBound, WindowFrameUnits};
+use datafusion::optimizer::analyzer::AnalyzerRule;
+use datafusion::scalar::ScalarValue;
+
+/// Window functions that give each row a value by its own place.
+const BY_PLACE: &[&str] = &["row_number", "lag", "lead", "ntile"];
+/// Window functions that give equal rows the same value.
+const BY_PEERS: &[&str] = &["rank", "dense_rank", "percent_rank", "cume_dist"];
+
+/// The rule that completes orders. Applying it twice changes nothing.
+#[derive(Debug)]
+pub(crate) struct TotalOrder;
+
+impl AnalyzerRule for TotalOrder {
+    fn name(&self) -> &str {
+        "total_order"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let completed = plan.transform_up_with_subqueries(|node| match node {
+            LogicalPlan::Sort(mut sort) => {
+                let before = sort.expr.len();
+                complete(&mut sort.expr, sort.input.schema());
+                let changed = sort.expr.len() > before;
+                Ok(Transformed::new_transformed(LogicalPlan::Sort(sort), changed))
+            }
+            LogicalPlan::Window(window) => {
+                let schema = Arc::clone(window.input.schema());
+                let node = LogicalPlan::Window(window);
+                let names = NamePreserver::new(&node);
+                node.map_expressions(|expression| {
+                    let name = names.save(&expression);
+                    let completed = expression.transform_up(|expression| match expression {
+                        Expr::WindowFunction(function) => completed(*function, &schema),
+                        other => Ok(Transformed::no(other)),
+                    })?;
+                    Ok(completed.update_data(|expression| name.restore(expression)))
+                })
+            }
+            other => Ok(Transformed::no(other)),
+        })?;
+        Ok(completed.data)
+    }
+}
+
+fn completed(mut function: WindowFunction, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let name = function.fun.name().to_owned();
+    let frame = &function.params.window_frame;
+    let by_rows = frame.units == WindowFrameUnits::Rows;
+    let completes = match name.as_str() {
+        name if BY_PEERS.contains(&name) => false,
+        name if BY_PLACE.contains(&name) => true,
+        "first_value" if !by_rows && from_the_beginning(frame) => {
+            // The first row of the frame is the same however its end counts peers.
+            function.params.window_frame = WindowFrame::new_bounds(
+                WindowFrameUnits::Rows,
+                WindowFrameBound::Preceding(ScalarValue::UInt64(None)),
+                WindowFrameBound::CurrentRow,
+            );
+            true
+        }
+        "first_value" | "last_value" | "nth_value" if !by_rows && !whole(frame) => {
+            return plan_err!(
+                "{name} over a frame in {} has several answers where rows are equal: write ROWS BETWEEN ...",
+                frame.units
+            );
+        }
+        "first_value" | "last_value" | "nth_value" => {
+            if !by_rows {
+                function.params.window_frame = WindowFrame::new_bounds(
+                    WindowFrameUnits::Rows,
+                    WindowFrameBound::Preceding(ScalarValue::UInt64(None)),
+                    WindowFrameBound::Following(ScalarValue::UInt64(None)),
+                );
+            }
+            true
+        }
+        _ => by_rows && !whole(frame),
+    };
+    let before = function.params.order_by.len();
+    if completes {
+        complete(&mut function.params.order_by, schema);
+    }
+    let changed = function.params.order_by.len() > before;
+    Ok(Transformed::new_transformed(Expr::from(function), changed))
+}
+
+fn from_the_beginning(frame: &WindowFrame) -> bool {
+    frame.start_bound.is_unbounded()
+}
+
+/// Whether every row sees the whole partition.
+fn whole(frame: &WindowFrame) -> bool {
+    frame.start_bound.is_unbounded() && frame.end_bound.is_unbounded()
+}
+
+/// Appends every column of `schema` that has an order and is not there yet.
+pub(crate) fn complete(order: &mut Vec<SortKey>, schema: &DFSchema) {
+    for (qualifier, field) in schema.iter() {
+        let column = Expr::Column(Column::new(qualifier.cloned(), field.name()));
+        if field.data_type().is_nested() || order.iter().any(|key| key.expr == column) {
+            continue;
+        }
+        order.push(SortKey {
+            expr: column,
+            asc: true,
+            nulls_first: true,
+        });
+    }
+}
