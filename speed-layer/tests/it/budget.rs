@@ -117,3 +117,23 @@ async fn a_checkpoint_is_shown_also_where_it_fills_the_budget() {
     world.assert_agrees(&running.layer.snapshot(), &Cut::default()).await;
     running.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_keys_of_the_duplicate_horizon_do_not_count() {
+    let view = "CREATE VIEW whole AS SELECT count(*) AS n FROM clicks;";
+    let world = World::new(&format!("{STREAM}{view}"), 8).await;
+    world.append(300, 0).await;
+    let whole = world.start(&Cut::default(), world.settings()).await;
+    world.assert_catches_up(&whole, &Cut::default()).await;
+    let status = whole.end().await;
+    let partials: usize = status.iter().map(|one| one.bytes).sum();
+    let horizon: usize = status.iter().map(|one| one.horizon_bytes).sum();
+    assert!(horizon > 3 * partials, "{horizon} and {partials} bytes");
+    let settings = SpeedSettings {
+        memory_bytes: 3 * partials,
+        ..world.settings()
+    };
+    let running = world.start(&Cut::default(), settings).await;
+    world.assert_catches_up(&running, &Cut::default()).await;
+    running.end().await;
+}
