@@ -193,16 +193,21 @@ fn batch(core: &Core, seen: &Seen) -> BatchStatus {
 
 fn memory(core: &Core) -> Vec<MemoryStatus> {
     let Some(speed) = &core.speed else { return Vec::new() };
-    let held: usize = speed
-        .status()
-        .iter()
-        .map(|status| status.bytes + status.horizon_bytes)
-        .sum();
-    vec![MemoryStatus {
-        name: "speed".to_owned(),
-        bytes: held as u64,
-        bytes_max: Some(core.settings.speed.memory_bytes as u64),
-    }]
+    let status = speed.status();
+    let partials: usize = status.iter().map(|one| one.bytes).sum();
+    let horizon: usize = status.iter().map(|one| one.horizon_bytes).sum();
+    vec![
+        MemoryStatus {
+            name: "speed".to_owned(),
+            bytes: partials as u64,
+            bytes_max: Some(core.settings.speed.memory_bytes as u64),
+        },
+        MemoryStatus {
+            name: "speed_horizon".to_owned(),
+            bytes: horizon as u64,
+            bytes_max: None,
+        },
+    ]
 }
 
 /// As in JSON.

@@ -139,6 +139,9 @@ pub fn building(view: &View, fold: &Fold, seam: &Seam) -> Result<(), MergeError>
     }
     for (partition, closed) in seam.of_topic(&fold.stream().topic) {
         for segment in &closed.chain {
+            if let Some(reason) = segment.failed.get(&view.id) {
+                return Err(missing(reason.clone()));
+            }
             if !segment.views.contains_key(&view.id) {
                 return Err(missing(format!(
                     "offsets {}..{} of {partition} are not folded for it",

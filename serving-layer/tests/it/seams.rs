@@ -59,6 +59,7 @@ fn segment(start: u64, end: u64) -> Arc<Segment> {
         offsets: Offset(start)..Offset(end),
         ticks: (Tick(0), Tick(0)),
         views: HashMap::new(),
+        failed: HashMap::new(),
         marks: MarkState {
             record_time: None,
             max_event_time: Some(end as i64),
