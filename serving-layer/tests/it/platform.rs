@@ -173,6 +173,7 @@ impl Platform {
                 partitions: partitions.collect(),
             },
             views,
+            failed: BTreeMap::new(),
             kind: RunKind::Full,
             based_on: None,
         };

@@ -48,6 +48,7 @@ fn generation(number: u64, cuts: &[(TopicPartition, u64)]) -> Arc<Generation> {
             partitions: partitions.collect(),
         },
         views: BTreeMap::new(),
+        failed: BTreeMap::new(),
         based_on: None,
         kind: RunKind::Full,
         published_ms: 0,
