@@ -3,6 +3,7 @@
 //! Long work answers with lines of JSON while it goes on, `{"rows": n, "of": m}` and the like, and ends with
 //! `{"done": ...}` or `{"error": "..."}`; so a command can show progress, and knows an answer that broke off.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,16 +16,16 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use foldline_batch_layer::{Generation, GenerationError, GenerationNumber, RunKind};
-use foldline_event_log::{Offset, RecordTime, TopicPartition};
+use foldline_event_log::{DeadLetter, Offset, RecordTime, TopicPartition};
 use foldline_serving_layer::coverage::rfc3339_millis;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::audit;
 use crate::failure::{self, Failure};
 use crate::platform::Core;
+use crate::{audit, batch_runs};
 
 /// Lines of progress that wait for a slow reader; more are dropped, since the next one says more.
 const LINES_AHEAD: usize = 64;
@@ -163,6 +164,7 @@ async fn run_batch(State(core): State<Shared>, Json(request): Json<RunRequest>) 
         done["rows"] = json!(report.rows);
         done["files"] = json!(report.files);
         done["elapsed_ms"] = json!(report.elapsed_ms);
+        done["complaint"] = json!(batch_runs::complaint(&report));
         Ok(done)
     })
 }
@@ -236,6 +238,8 @@ async fn act_on_generation(
 
 /// Publishes the older generation anew, unless the log no longer reaches back to its cut.
 async fn roll_back(core: &Core, number: GenerationNumber) -> anyhow::Result<Value> {
+    let _floors = core.floors.lock().await;
+    let floor = batch_runs::floor(&core.generations.readable());
     let to = core
         .generations
         .get(number)
@@ -244,6 +248,10 @@ async fn roll_back(core: &Core, number: GenerationNumber) -> anyhow::Result<Valu
     for (_, topic, origins) in &core.topics {
         for (partition, origin) in topic.all_partitions().iter().zip(origins) {
             let next = to.cut.of(partition).map_or(*origin, |cut| cut.next);
+            // Before the look at where the log begins, and before publishing: nothing is trimmed in between. Should the
+            // rollback fail, the next release raises the floor again.
+            let needed = floor.of(partition).map_or(*origin, |cut| cut.next);
+            core.log.release(partition, next.min(needed)).await?;
             let earliest = core.log.span(partition).await?.earliest;
             if next < earliest {
                 let sentence = format!(
@@ -306,9 +314,13 @@ async fn audit_archive(State(core): State<Shared>) -> Response {
 #[serde(deny_unknown_fields)]
 struct DeadLetterRequest {
     stream: Option<String>,
-    limit: Option<usize>,
+    partition: Option<u32>,
+    /// Newest first, from this offset on downwards.
+    from: Option<u64>,
+    limit: usize,
 }
 
+/// The newest dead letters first, and whether there are older ones.
 async fn dead_letters(
     State(core): State<Shared>,
     Query(request): Query<DeadLetterRequest>,
@@ -318,25 +330,26 @@ async fn dead_letters(
     {
         return Err(Failure::Usage(format!("there is no stream \"{stream}\"")).into());
     }
-    let limit = request.limit.unwrap_or(LISTED_MAX).min(LISTED_MAX);
+    let limit = request.limit;
+    if limit > LISTED_MAX {
+        let sentence = format!("--limit {limit}: at most {LISTED_MAX} at once; read on with --partition and --from");
+        return Err(Failure::Usage(sentence).into());
+    }
     let mut rows = Vec::new();
     for (stream, topic, origins) in &core.topics {
         if request.stream.as_ref().is_some_and(|wanted| *wanted != stream.name) {
             continue;
         }
         for (partition, origin) in topic.all_partitions().iter().zip(origins) {
-            let until = core
-                .archive
-                .resume(partition)
-                .await?
-                .map_or(*origin, |resume| resume.next);
-            let mut letters = core
-                .archive
-                .dead_letters(partition, *origin..until)
-                .take(limit - rows.len());
-            while let Some(letter) = letters.try_next().await? {
+            if request.partition.is_some_and(|wanted| wanted != partition.partition.0) {
+                continue;
+            }
+            let below = request
+                .from
+                .map_or(Offset(u64::MAX), |from| Offset(from.saturating_add(1)));
+            for letter in newest_letters(&core, partition, *origin, below, limit + 1).await? {
                 let shown = &letter.raw[..letter.raw.len().min(RAW_SHOWN_MAX)];
-                rows.push(json!({
+                let row = json!({
                     "stream": stream.name,
                     "partition": partition.partition,
                     "offset": letter.offset,
@@ -344,9 +357,39 @@ async fn dead_letters(
                     "reason": letter.reason,
                     "bytes": letter.raw.len(),
                     "raw": String::from_utf8_lossy(shown),
-                }));
+                });
+                rows.push((letter.timestamp_ms, row));
             }
         }
     }
-    Ok(Json(Value::Array(rows)))
+    // Stable: those of one partition keep their order.
+    rows.sort_by_key(|(timestamp_ms, _)| Reverse(*timestamp_ms));
+    let more = rows.len() > limit;
+    let rows: Vec<Value> = rows.into_iter().take(limit).map(|(_, row)| row).collect();
+    Ok(Json(json!({ "rows": rows, "more": more })))
+}
+
+/// At most `count` dead letters of `partition` below `below`, the newest first, read back commit by commit.
+async fn newest_letters(
+    core: &Core,
+    partition: &TopicPartition,
+    origin: Offset,
+    below: Offset,
+    count: usize,
+) -> anyhow::Result<Vec<DeadLetter>> {
+    let mut newest = Vec::new();
+    for commit in core.archive.commits(partition).await?.iter().rev() {
+        let offsets = commit.offsets.start.max(origin)..commit.offsets.end.min(below);
+        if commit.dead_letters.is_none() || offsets.start >= offsets.end {
+            continue;
+        }
+        let letters = core.archive.dead_letters(partition, offsets);
+        let letters: Vec<DeadLetter> = letters.try_collect().await?;
+        newest.extend(letters.into_iter().rev());
+        if newest.len() >= count {
+            break;
+        }
+    }
+    newest.truncate(count);
+    Ok(newest)
 }

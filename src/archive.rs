@@ -3,9 +3,11 @@
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use foldline_batch_layer::archive::PartitionAudit;
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::Setting;
+use crate::client;
 use crate::failure::Failure;
 use crate::instance::Instance;
 use crate::output::{self, Format, Row};
@@ -28,13 +30,22 @@ enum Act {
         #[arg(long, value_enum, default_value = "table")]
         format: Format,
     },
-    /// List malformed records with their reasons
-    #[command(after_help = "Example:\n  foldline archive dead-letters --stream reviews --limit 20")]
+    /// List malformed records with their reasons, newest first
+    #[command(
+        after_help = "Examples:\n  foldline archive dead-letters --stream reviews --limit 20\n  \
+                      foldline archive dead-letters --stream reviews --partition 0 --from 81234"
+    )]
     DeadLetters {
         /// Of this stream alone
         #[arg(long)]
         stream: Option<String>,
-        /// At most so many
+        /// Of this partition alone
+        #[arg(long, requires = "stream")]
+        partition: Option<u32>,
+        /// From this offset of the partition on downwards
+        #[arg(long, value_name = "OFFSET", requires = "partition")]
+        from: Option<u64>,
+        /// At most so many; no more than 1000
         #[arg(long, default_value_t = 100)]
         limit: usize,
         /// Format of the output
@@ -61,13 +72,51 @@ impl ArchiveCommand {
     pub(crate) async fn run(self, setting: Setting) -> anyhow::Result<()> {
         match self.command {
             Act::Audit { format } => audit(&setting, format).await,
-            Act::DeadLetters { stream, limit, format } => {
-                let stream = stream.map(|stream| format!("&stream={stream}")).unwrap_or_default();
-                let path = format!("/v1/admin/archive/dead-letters?limit={limit}{stream}");
-                output::print_from(&setting, &[Role::Archive], &path, &LETTER_COLUMNS, format).await
+            Act::DeadLetters {
+                stream,
+                partition,
+                from,
+                limit,
+                format,
+            } => {
+                let given = [
+                    Some(("limit", limit.to_string())),
+                    stream.map(|stream| ("stream", stream)),
+                    partition.map(|partition| ("partition", partition.to_string())),
+                    from.map(|from| ("from", from.to_string())),
+                ];
+                let given: Vec<(&str, String)> = given.into_iter().flatten().collect();
+                dead_letters(&setting, &given, format).await
             }
         }
     }
+}
+
+async fn dead_letters(setting: &Setting, given: &[(&str, String)], format: Format) -> anyhow::Result<()> {
+    let instance = Instance::open(setting, &[Role::Archive]).await?;
+    let request = instance.client().get("/v1/admin/archive/dead-letters").query(given);
+    let letters = async {
+        client::send(request)
+            .await?
+            .json()
+            .await
+            .context("cannot read the dead letters")
+    }
+    .await;
+    instance.close().await;
+    let letters: Letters = letters?;
+    output::print(&LETTER_COLUMNS, &letters.rows, format);
+    if letters.more {
+        eprintln!("there are older ones; read on with --stream, --partition and --from, or a larger --limit");
+    }
+    Ok(())
+}
+
+/// What `/v1/admin/archive/dead-letters` answers.
+#[derive(Debug, Deserialize)]
+struct Letters {
+    rows: Vec<Row>,
+    more: bool,
 }
 
 async fn audit(setting: &Setting, format: Format) -> anyhow::Result<()> {

@@ -2,13 +2,15 @@
 //!
 //! The answer goes its ordinary way: close the seam, gather the partials of both halves, merge, finish. The other side
 //! shares none of that: it reads rows (the archive as far as it reaches, behind it the log) and runs the view's plain
-//! SQL over them in one ordinary aggregation. When they differ, each part of the answer is compared with the rows that
+//! SQL over them in one ordinary aggregation. It takes the rows as they were decoded and judged when they were archived:
+//! that decoding and judging are right is not what it proves. When they differ, each part of the answer is compared with the rows that
 //! it stands for, so that the audit can say not only which key is wrong but where it went wrong: a date partial of the
 //! generation, a segment of the speed layer, or neither, which leaves the merge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -20,20 +22,25 @@ use arrow::row::{RowConverter, SortField};
 use arrow::util::display::array_value_to_string;
 use chrono::NaiveDate;
 use datafusion::datasource::MemTable;
-use datafusion::prelude::SessionConfig;
+use datafusion::error::DataFusionError;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
 use foldline_batch_layer::Generations;
 use foldline_event_log::{Offset, Progress, StreamReader, TopicPartition};
-use foldline_serving_layer::merge::{self, Keys};
-use foldline_serving_layer::seam::{self, Seam};
+use foldline_serving_layer::merge::{self, Keys, MergeError};
+use foldline_serving_layer::seam::{self, Seam, SeamError};
 use foldline_serving_layer::{AnswerCoverage, finish};
-use foldline_sql::{Class, Fold, Partial, Stream, View, ViewKind, session_context, system_columns};
+use foldline_sql::{Class, Fold, FoldError, Partial, Stream, View, ViewKind, session_context, system_columns};
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 use crate::platform::Core;
 
 /// Doubles of an answer of class rounding may differ by this part of their size.
 const ROUNDING: f64 = 1e-9;
+/// Batches of rows that wait to be aggregated.
+const BATCHES_AHEAD: usize = 2;
 /// Raw bytes read from the log at once.
 const READ_BYTES: usize = 4 << 20;
 /// The log holds what the answer covers: waiting for it this long without getting it is an error.
@@ -44,22 +51,23 @@ const READ_WAIT: Duration = Duration::from_secs(10);
 pub(crate) struct Finding {
     /// Name of the view.
     pub(crate) view: String,
-    /// Whether the answer equals plain SQL over the raw log.
-    pub(crate) equal: bool,
+    /// Whether the answer equals plain SQL over the raw log; `None`: there is no answer now that could be compared.
+    pub(crate) equal: Option<bool>,
     /// Rows of the answer.
     pub(crate) rows: u64,
     /// Raw rows that it was recomputed from.
     pub(crate) raw_rows: u64,
     /// What the answer covers.
     pub(crate) coverage: Option<AnswerCoverage>,
-    /// The first difference, or the error that ended the audit.
+    /// The first difference, the error that ended the audit, or why there is nothing to compare.
     pub(crate) difference: Option<String>,
     /// Where it went wrong, with its coverage.
     pub(crate) part: Option<String>,
 }
 
 /// Audits `view`; `progress` is told the raw rows read so far. An error on the way is a finding too: what cannot be
-/// read is not right.
+/// read is not right. A view that is refused to everybody now, because it is building or speed has not caught up with
+/// batch, is neither right nor wrong; nor is one whose recomputation does not fit in `serve.query_memory_bytes`.
 pub(crate) async fn audit(core: &Core, view: &View, progress: &(dyn Fn(u64) + Send + Sync)) -> Finding {
     let outcome = match &view.kind {
         ViewKind::Fold(fold) => audit_fold(core, view, fold, progress).await,
@@ -67,13 +75,22 @@ pub(crate) async fn audit(core: &Core, view: &View, progress: &(dyn Fn(u64) + Se
     };
     outcome.unwrap_or_else(|error| Finding {
         view: view.name.clone(),
-        equal: false,
+        equal: (!not_comparable(&error)).then_some(false),
         rows: 0,
         raw_rows: 0,
         coverage: None,
         difference: Some(crate::failure::sentence(&error)),
         part: None,
     })
+}
+
+fn not_comparable(error: &anyhow::Error) -> bool {
+    let building = matches!(error.downcast_ref(), Some(MergeError::Building { .. }));
+    let too_large = match error.downcast_ref() {
+        Some(FoldError::Run { source, .. }) => matches!(source.find_root(), DataFusionError::ResourcesExhausted(_)),
+        _ => false,
+    };
+    building || too_large || error.downcast_ref::<SeamError>().is_some()
 }
 
 /// One side and the other, over the same coverage.
@@ -88,7 +105,7 @@ struct Sides {
 async fn audit_fold(
     core: &Core,
     view: &View,
-    fold: &Fold,
+    fold: &Arc<Fold>,
     progress: &(dyn Fn(u64) + Send + Sync),
 ) -> anyhow::Result<Finding> {
     let (seam, generations) = close(core, &[fold.stream().name.as_str()]).await?;
@@ -135,11 +152,8 @@ async fn audit_derived(
                 continue;
             };
             for session in [&answers, &plains] {
-                let frame = session
-                    .sql(sql)
-                    .await
-                    .with_context(|| format!("cannot plan view \"{}\"", base.name))?;
-                session.register_table(base.name.as_str(), frame.into_view())?;
+                let rows = derived(session, base, sql, &seam).await?;
+                register(session, &base.name, rows)?;
             }
             continue;
         };
@@ -153,18 +167,31 @@ async fn audit_derived(
             different = Some(format!("the view \"{}\" that it reads", base.name));
         }
         for (session, rows) in [(&answers, sides.answer), (&plains, sides.plain)] {
-            let table = MemTable::try_new(rows.schema(), vec![vec![rows]])?;
-            session.register_table(base.name.as_str(), Arc::new(table))?;
+            register(session, &base.name, rows)?;
         }
     }
-    let answer = in_order(answers.sql(sql).await?.collect().await?, &view.schema)?;
-    let plain = in_order(plains.sql(sql).await?.collect().await?, &view.schema)?;
+    let answer = derived(&answers, view, sql, &seam).await?;
+    let plain = derived(&plains, view, sql, &seam).await?;
     let keys: Vec<usize> = (0..answer.num_columns()).collect();
     let difference = first_difference(view.class, &keys, &answer, &plain)?;
     let part = difference
         .as_ref()
         .map(|_| different.unwrap_or_else(|| "its own SQL".to_owned()));
     Ok(finding(core, view, &seam, &answer, raw_rows, difference, part))
+}
+
+/// The rows of a view over the tables of `session`, in an order of their own, without what its retention hides.
+async fn derived(session: &SessionContext, view: &View, sql: &str, seam: &Seam) -> anyhow::Result<RecordBatch> {
+    let planned = session.sql(sql).await;
+    let frame = planned.with_context(|| format!("cannot plan view \"{}\"", view.name))?;
+    let rows = in_order(frame.collect().await?, &view.schema)?;
+    Ok(finish::retain(view, rows, seam.as_of())?)
+}
+
+fn register(session: &SessionContext, name: &str, rows: RecordBatch) -> anyhow::Result<()> {
+    let table = MemTable::try_new(rows.schema(), vec![vec![rows]])?;
+    session.register_table(name, Arc::new(table))?;
+    Ok(())
 }
 
 fn finding(
@@ -178,7 +205,7 @@ fn finding(
 ) -> Finding {
     Finding {
         view: view.name.clone(),
-        equal: difference.is_none(),
+        equal: Some(difference.is_none()),
         rows: answer.num_rows() as u64,
         raw_rows,
         coverage: Some(AnswerCoverage::of(seam, view.class, core.clock.now_ms())),
@@ -199,7 +226,7 @@ fn bases_of(core: &Core, view: &View, bases: &mut Vec<Arc<View>>) {
     }
 }
 
-fn fold_of(view: &View) -> Option<&Fold> {
+fn fold_of(view: &View) -> Option<&Arc<Fold>> {
     match &view.kind {
         ViewKind::Fold(fold) => Some(fold),
         ViewKind::Derived { .. } => None,
@@ -236,7 +263,7 @@ async fn close(core: &Core, streams: &[&str]) -> anyhow::Result<(Seam, Generatio
 async fn both_sides(
     core: &Core,
     view: &View,
-    fold: &Fold,
+    fold: &Arc<Fold>,
     seam: Seam,
     generations: Generations,
     progress: &(dyn Fn(u64) + Send + Sync),
@@ -244,25 +271,20 @@ async fn both_sides(
     let partials = merge::gather(view, fold, &seam, &generations, &Keys::all()).await?;
     let answer = finish::finish(view, fold, &partials, seam.as_of_topic(&fold.stream().topic)).await?;
     drop(partials);
-    let mut rows = Vec::new();
-    let mut raw_rows = 0;
-    for (partition, closed) in &seam.partitions {
-        if partition.topic != fold.stream().topic {
-            continue;
+    let raw_rows = AtomicU64::new(0);
+    let (rows, plain) = plain(core, fold);
+    let feed = async {
+        for (partition, closed) in &seam.partitions {
+            if partition.topic == fold.stream().topic {
+                let told = |count: u64| progress(raw_rows.fetch_add(count, Ordering::Relaxed) + count);
+                raw(core, fold, partition, closed.origin..closed.until, &rows, &told).await?;
+            }
         }
-        let read = raw(
-            core,
-            fold,
-            partition,
-            closed.origin..closed.until,
-            |batch: &RecordBatch| {
-                raw_rows += batch.num_rows() as u64;
-                progress(raw_rows);
-            },
-        );
-        rows.extend(read.await?.into_iter().map(|(_, batch)| batch));
-    }
-    let plain = fold.plain(&rows).await?;
+        drop(rows);
+        Ok(())
+    };
+    let plain = fed(feed, plain).await?;
+    let raw_rows = raw_rows.into_inner();
     let plain = finish::retain(view, plain, seam.as_of_topic(&fold.stream().topic))?;
     Ok(Sides {
         seam,
@@ -273,42 +295,78 @@ async fn both_sides(
     })
 }
 
-/// The rows of `partition` within `offsets`, from the archive as far as it reaches and from the log behind it; archived
-/// ones with their date.
+/// Plain SQL over the rows that are sent, while they are sent: the whole log is never in memory. What the aggregation
+/// holds is bounded as queries are; what is more goes to temporary files.
+fn plain<'a>(
+    core: &Core,
+    fold: &'a Arc<Fold>,
+) -> (
+    mpsc::Sender<RecordBatch>,
+    impl Future<Output = anyhow::Result<RecordBatch>> + use<'a>,
+) {
+    let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+    let runtime = RuntimeEnvBuilder::new().with_memory_limit(core.settings.serve.query_memory_bytes, 1.0);
+    let rows = futures::stream::unfold(receiver, |mut rows: mpsc::Receiver<RecordBatch>| async {
+        Some((rows.recv().await?, rows))
+    });
+    let plain = async move { Ok(fold.plain_stream(rows, runtime.build_arc()?).await?) };
+    (sender, plain)
+}
+
+/// What `plain` says once `feed` has sent all. Rows that cannot be read end early what is sent, so that error counts first.
+async fn fed(
+    feed: impl Future<Output = anyhow::Result<()>>,
+    plain: impl Future<Output = anyhow::Result<RecordBatch>>,
+) -> anyhow::Result<RecordBatch> {
+    let (fed, plain) = tokio::join!(feed, plain);
+    fed?;
+    plain
+}
+
+/// The columns that `fold` reads, and the offset.
+fn columns_of(fold: &Fold) -> Vec<String> {
+    let mut columns = fold.input_columns().to_vec();
+    if !columns.iter().any(|column| column == system_columns::OFFSET) {
+        columns.push(system_columns::OFFSET.to_owned());
+    }
+    columns
+}
+
+/// Sends the rows of `partition` within `offsets`, from the archive as far as it reaches and from the log behind it.
 async fn raw(
     core: &Core,
     fold: &Fold,
     partition: &TopicPartition,
     offsets: Range<Offset>,
-    mut on_batch: impl FnMut(&RecordBatch),
-) -> anyhow::Result<Vec<(Option<NaiveDate>, RecordBatch)>> {
+    rows: &mpsc::Sender<RecordBatch>,
+    told: &(dyn Fn(u64) + Send + Sync),
+) -> anyhow::Result<()> {
     let stream = fold.stream();
-    let mut columns = fold.input_columns().to_vec();
-    if !columns.iter().any(|column| column == system_columns::OFFSET) {
-        columns.push(system_columns::OFFSET.to_owned());
-    }
-    let mut rows = Vec::new();
+    let columns = columns_of(fold);
     let resume = core.archive.resume(partition).await?;
     let resume = resume.with_context(|| format!("the archive does not know {partition}"))?;
     let archived = offsets.start..resume.next.min(offsets.end);
     if archived.start < archived.end {
         let mut batches = core.archive.rows(stream, partition, archived, &columns);
-        while let Some((date, batch)) = batches.try_next().await? {
-            let batch = only(&batch, &columns)?;
-            on_batch(&batch);
-            rows.push((Some(date), batch));
+        while let Some((_, batch)) = batches.try_next().await? {
+            told(batch.num_rows() as u64);
+            if rows.send(only(&batch, &columns)?).await.is_err() {
+                // Whoever reads them has failed, and says why.
+                return Ok(());
+            }
         }
     }
     if resume.next < offsets.end {
-        for batch in logged(core, stream, partition, resume, offsets, &columns).await? {
-            on_batch(&batch);
-            rows.push((None, batch));
-        }
+        logged(core, stream, partition, resume, offsets, &columns, rows, told).await?;
     }
-    Ok(rows)
+    Ok(())
 }
 
-/// Rows of the log behind the archive, within `offsets`.
+/// Sends the rows of the log behind the archive, within `offsets`.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "every one is a different thing, named by its type"
+)]
 async fn logged(
     core: &Core,
     stream: &Arc<Stream>,
@@ -316,7 +374,9 @@ async fn logged(
     resume: foldline_event_log::ReaderStart,
     offsets: Range<Offset>,
     columns: &[String],
-) -> anyhow::Result<Vec<RecordBatch>> {
+    rows: &mpsc::Sender<RecordBatch>,
+    told: &(dyn Fn(u64) + Send + Sync),
+) -> anyhow::Result<()> {
     let declared: Vec<String> = stream
         .columns
         .iter()
@@ -336,14 +396,14 @@ async fn logged(
         &core.archive,
     )
     .await?;
-    let mut rows = Vec::new();
     loop {
         match reader.next(READ_BYTES, READ_WAIT).await? {
             Progress::Batch(batch) => {
                 let done = batch.offsets.end >= offsets.end;
-                rows.push(within(&only(&batch.rows, columns)?, &offsets)?);
-                if done {
-                    return Ok(rows);
+                let batch = within(&only(&batch.rows, columns)?, &offsets)?;
+                told(batch.num_rows() as u64);
+                if rows.send(batch).await.is_err() || done {
+                    return Ok(());
                 }
             }
             Progress::End { end, .. } if end < offsets.end => {
@@ -353,7 +413,7 @@ async fn logged(
                 )
             }
             // Only holes are left up to the answer's end.
-            Progress::End { .. } => return Ok(rows),
+            Progress::End { .. } => return Ok(()),
         }
     }
 }
@@ -377,17 +437,21 @@ fn within(batch: &RecordBatch, offsets: &Range<Offset>) -> anyhow::Result<Record
 }
 
 /// Which part of the answer is not what its rows give: a date partial, or a segment.
-async fn wrong_part(core: &Core, view: &View, fold: &Fold, sides: &Sides) -> anyhow::Result<String> {
+async fn wrong_part(core: &Core, view: &View, fold: &Arc<Fold>, sides: &Sides) -> anyhow::Result<String> {
     if let Some(part) = wrong_date(core, view, fold, sides).await? {
         return Ok(part);
     }
     for (partition, closed) in &sides.seam.partitions {
         for segment in &closed.chain {
-            let rows = raw(core, fold, partition, segment.offsets.clone(), |_| {}).await?;
-            let rows: Result<Vec<RecordBatch>, _> =
-                rows.iter().map(|(_, batch)| within(batch, &segment.offsets)).collect();
+            let (rows, plain) = plain(core, fold);
+            let feed = async {
+                raw(core, fold, partition, segment.offsets.clone(), &rows, &|_| {}).await?;
+                drop(rows);
+                Ok(())
+            };
+            let plain = fed(feed, plain).await?;
             let partials = segment.views.get(&view.id).cloned().unwrap_or_default();
-            if let Some(difference) = part_difference(view, fold, &partials, &rows?).await? {
+            if let Some(difference) = part_difference(view, fold, &partials, &plain).await? {
                 return Ok(format!(
                     "segment {}..{} of {partition}: {difference}",
                     segment.offsets.start, segment.offsets.end
@@ -398,20 +462,22 @@ async fn wrong_part(core: &Core, view: &View, fold: &Fold, sides: &Sides) -> any
     Ok("every date partial and every segment equals its rows: what is wrong is how they are put together".to_owned())
 }
 
-async fn wrong_date(core: &Core, view: &View, fold: &Fold, sides: &Sides) -> anyhow::Result<Option<String>> {
+async fn wrong_date(core: &Core, view: &View, fold: &Arc<Fold>, sides: &Sides) -> anyhow::Result<Option<String>> {
     let Some(generation) = &sides.seam.generation else {
         return Ok(None);
     };
     let Some(batch_view) = generation.views.get(&view.id) else {
         return Ok(None);
     };
-    let mut by_date: BTreeMap<NaiveDate, Vec<RecordBatch>> = BTreeMap::new();
-    for (partition, closed) in &sides.seam.partitions {
-        let below = closed.origin..closed.cut;
-        for (date, batch) in raw(core, fold, partition, below.clone(), |_| {}).await? {
-            let date = date.with_context(|| format!("{partition} is cut at {} but not archived so far", closed.cut))?;
-            by_date.entry(date).or_default().push(within(&batch, &below)?);
-        }
+    let mut dates = BTreeSet::new();
+    for partition in sides.seam.partitions.keys() {
+        let commits = core.archive.commits(partition).await?;
+        dates.extend(
+            commits
+                .iter()
+                .flat_map(|commit| &commit.files)
+                .filter_map(|file| file.date),
+        );
     }
     let partials = sides
         .generations
@@ -419,11 +485,27 @@ async fn wrong_date(core: &Core, view: &View, fold: &Fold, sides: &Sides) -> any
         .await?
         .unwrap_or_default();
     let partials: BTreeMap<NaiveDate, Partial> = partials.iter().cloned().collect();
-    let dates: std::collections::BTreeSet<NaiveDate> = by_date.keys().chain(partials.keys()).copied().collect();
+    dates.extend(partials.keys());
+    let columns = columns_of(fold);
     for date in dates {
-        let rows = by_date.remove(&date).unwrap_or_default();
+        let (rows, plain) = plain(core, fold);
+        let feed = async {
+            for (partition, closed) in &sides.seam.partitions {
+                let below = closed.origin..closed.cut;
+                let archive = &core.archive;
+                let mut batches = archive.rows_of_date(fold.stream(), partition, below, &columns, date);
+                while let Some(batch) = batches.try_next().await? {
+                    if rows.send(only(&batch, &columns)?).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            drop(rows);
+            Ok(())
+        };
+        let plain = fed(feed, plain).await?;
         let partial: Vec<Partial> = partials.get(&date).cloned().into_iter().collect();
-        if let Some(difference) = part_difference(view, fold, &partial, &rows).await? {
+        if let Some(difference) = part_difference(view, fold, &partial, &plain).await? {
             let file = batch_view.dates.iter().find(|stored| stored.date == date);
             let path = file.map_or("no file", |stored| stored.path.as_str());
             return Ok(Some(format!(
@@ -435,16 +517,15 @@ async fn wrong_date(core: &Core, view: &View, fold: &Fold, sides: &Sides) -> any
     Ok(None)
 }
 
-/// How the partials of a part differ from the rows that it stands for.
+/// How the partials of a part differ from plain SQL over the rows that it stands for.
 async fn part_difference(
     view: &View,
     fold: &Fold,
     partials: &[Partial],
-    rows: &[RecordBatch],
+    plain: &RecordBatch,
 ) -> anyhow::Result<Option<String>> {
     let answer = fold.finish(partials).await?;
-    let plain = fold.plain(rows).await?;
-    first_difference(view.class, &key_columns(fold), &answer, &plain)
+    first_difference(view.class, &key_columns(fold), &answer, plain)
 }
 
 /// The first row, in order, that `answer` and `plain` do not share; both are in key order.

@@ -23,7 +23,7 @@ enum BatchCommand {
     History(BatchHistory),
 }
 
-/// One recompute now, at the newest tick, waiting for the archive to reach it
+/// One recompute now, at the newest tick, waiting for the archive to reach it; exit code 1 if a view failed
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  foldline batch run\n  foldline batch run --full --until 2026-01-31T00:00:00Z")]
 struct BatchRun {
@@ -95,7 +95,11 @@ impl BatchRun {
             _ => Vec::new(),
         };
         output::print(&RUN_COLUMNS, &rows, self.format);
-        Ok(())
+        let complaint = rows.iter().find_map(|row| row.get("complaint")?.as_str());
+        match complaint {
+            Some(complaint) => Err(Failure::No(complaint.to_owned()).into()),
+            None => Ok(()),
+        }
     }
 }
 

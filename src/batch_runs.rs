@@ -9,6 +9,7 @@ use anyhow::Context;
 use foldline_batch_layer::scheduler::{Ledger, LedgerError, Outcome, Run};
 use foldline_batch_layer::{ArchiverHandle, Generation, Generations, Recompute, RunKind, RunReport};
 use foldline_event_log::{Clock, Cut, PartitionCut, RecordTime, Tick, Topic, keeps_boundary};
+use foldline_serving_layer::coverage::rfc3339_millis;
 use foldline_speed_layer::SpeedLayer;
 
 use crate::failure::{self, Failure};
@@ -59,7 +60,7 @@ pub(crate) struct UnderWay {
 pub(crate) struct Ended {
     /// When.
     pub(crate) at_ms: i64,
-    /// Why it failed, if it did.
+    /// Why it failed, if it did, or what it could not do.
     pub(crate) error: Option<String>,
 }
 
@@ -135,7 +136,10 @@ impl BatchRuns {
         let report = self.try_run(kind, until, progress).await;
         let ended = Ended {
             at_ms: self.now_ms(),
-            error: report.as_ref().err().map(failure::sentence),
+            error: match &report {
+                Ok(report) => complaint(report),
+                Err(error) => Some(failure::sentence(error)),
+            },
         };
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
         report
@@ -150,7 +154,7 @@ impl BatchRuns {
         let archiver = self.parts.archiver.as_ref().ok_or_else(|| {
             Failure::No("a batch run needs the archiver, and this foldline runs without the role archive".into())
         })?;
-        let (tick, _booked) = self.book(until)?;
+        let (tick, _booked) = self.book(archiver, until)?;
         let positions = archiver
             .reach(tick)
             .await
@@ -167,6 +171,9 @@ impl BatchRuns {
         }
         let report = self.parts.recompute.run(kind, tick, &topics, progress).await?;
         self.parts.generations.refresh().await?;
+        if let Some(complaint) = complaint(&report) {
+            tracing::warn!(complaint, "batch run");
+        }
         Ok(report)
     }
 
@@ -182,12 +189,14 @@ impl BatchRuns {
     }
 
     /// Chooses the tick, and has it kept before anything else happens.
-    fn book(&self, until: Option<RecordTime>) -> Result<(Tick, Booked<'_>), Failure> {
+    fn book(&self, archiver: &ArchiverHandle, until: Option<RecordTime>) -> Result<(Tick, Booked<'_>), Failure> {
         self.refuse_second()?;
-        let now = RecordTime(self.now_ms());
+        let since_ms = self.now_ms();
+        let complete_to = archiver.positions().into_values().map(|position| position.complete_to);
+        let newest = newest(RecordTime(since_ms), complete_to);
         let mut under_way = self.lock();
-        let tick = choose_tick(now, until, self.parts.cut_every_ms)?;
-        *under_way = Some(UnderWay { tick, since_ms: now.0 });
+        let tick = choose_tick(newest, until, self.parts.cut_every_ms)?;
+        *under_way = Some(UnderWay { tick, since_ms });
         drop(under_way);
         self.retain();
         Ok((tick, Booked(self)))
@@ -217,6 +226,37 @@ fn outcome(report: &anyhow::Result<RunReport>) -> Outcome {
         Ok(_) => Outcome::NothingNew,
         Err(error) => Outcome::Failed(failure::sentence(error)),
     }
+}
+
+/// What a run that did not fail could not do, and what helps.
+pub(crate) fn complaint(report: &RunReport) -> Option<String> {
+    let number = report.generation.number.0;
+    if report.behind && !report.published {
+        let at = report.generation.cut.tick.and_then(|tick| rfc3339_millis(tick.0));
+        return Some(format!(
+            "nothing was published: generation {number} is cut at {}, later than this run; if the clock was set back, \
+             runs go on once it has passed that time",
+            at.unwrap_or_default()
+        ));
+    }
+    let failed = report
+        .failed
+        .iter()
+        .map(|(view, reason)| format!("\"{view}\": {reason}"));
+    let failed: Vec<String> = failed.collect();
+    (!failed.is_empty()).then(|| {
+        format!(
+            "generation {number} is without the views that failed, which answer nothing until their SQL takes every \
+             row: {}",
+            failed.join("; ")
+        )
+    })
+}
+
+/// Where a run may cut: now, or what every partition is archived to already, if that is later. Record times never go
+/// back; clocks do.
+fn newest(now: RecordTime, complete_to: impl Iterator<Item = RecordTime>) -> RecordTime {
+    complete_to.min().unwrap_or(now).max(now)
 }
 
 /// The newest tick that is not after `until` (nor now) and still has its boundary.
@@ -286,6 +326,7 @@ mod tests {
                 partitions: partitions.collect(),
             },
             views: BTreeMap::new(),
+            failed: BTreeMap::new(),
             based_on: None,
             kind: RunKind::Full,
             published_ms: 0,
@@ -315,6 +356,15 @@ mod tests {
     fn a_partition_that_one_generation_does_not_name_keeps_everything() {
         let readable = [generation(2, 20, &[(0, 70), (1, 9)]), generation(1, 10, &[(0, 60)])];
         assert_eq!(cuts(&floor(&readable)), [(0, 60)]);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_lower_the_tick() {
+        let now = RecordTime(1_000);
+        let newest = |complete_to: &[i64]| newest(now, complete_to.iter().copied().map(RecordTime));
+        assert_eq!(newest(&[]), now);
+        assert_eq!(newest(&[900, i64::MIN]), now);
+        assert_eq!(newest(&[5_000, 4_000]), RecordTime(4_000));
     }
 
     #[test]

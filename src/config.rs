@@ -107,6 +107,8 @@ pub(crate) struct Serve {
     pub(crate) longest_query_ms: u64,
     /// Memory of all running queries together. Default 512 MiB.
     pub(crate) query_memory_bytes: usize,
+    /// Memory of the partials of batch views that answers were made of last. Default 1 GiB.
+    pub(crate) batch_cache_bytes: usize,
 }
 
 impl Default for Settings {
@@ -142,6 +144,7 @@ impl Default for Settings {
             serve: Serve {
                 longest_query_ms: 60_000,
                 query_memory_bytes: 512 * MIB,
+                batch_cache_bytes: 1024 * MIB,
             },
         }
     }

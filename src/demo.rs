@@ -3,7 +3,6 @@
 //! Everything but the events is real: they go through the collector over HTTP, and the intervals are only shorter than
 //! in an installation, so that in two minutes a person sees generations being published and the answer not jump.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use anyhow::Context;
 use clap::Args;
 use foldline_sql::SourceFile;
 use rand::RngExt;
+use tempfile::TempDir;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::Setting;
@@ -60,17 +60,6 @@ pub(crate) struct Demo {
     seconds: Option<u64>,
 }
 
-/// The folder of a demo that was given none; it goes with the demo.
-struct Folder(Option<PathBuf>);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            drop(std::fs::remove_dir_all(path));
-        }
-    }
-}
-
 impl Demo {
     /// Runs it.
     pub(crate) async fn run(self, mut setting: Setting) -> anyhow::Result<()> {
@@ -109,9 +98,8 @@ impl Demo {
     }
 }
 
-/// Short intervals, and a folder of its own, where nobody set anything else.
-fn shorten(setting: &mut Setting) -> anyhow::Result<Folder> {
-    let mut folder = Folder(None);
+/// Short intervals, and a folder of its own, where nobody set anything else. The folder goes with the demo.
+fn shorten(setting: &mut Setting) -> anyhow::Result<Option<TempDir>> {
     let shortened = [
         setting.merged.is_default("batch.schedule"),
         setting.merged.is_default("speed.cut_every_ms"),
@@ -136,13 +124,14 @@ fn shorten(setting: &mut Setting) -> anyhow::Result<Folder> {
     if shortened[4] {
         settings.serve.longest_query_ms = 10_000;
     }
-    if in_own_folder {
-        let path = std::env::temp_dir().join(format!("foldline-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        settings.data_dir.clone_from(&path);
-        folder.0 = Some(path);
+    if !in_own_folder {
+        return Ok(None);
     }
-    Ok(folder)
+    // Random, new and nobody else's: in a shared folder a name that can be guessed may stand there already.
+    let folder = tempfile::Builder::new().prefix("foldline-demo-").tempdir();
+    let folder = folder.context("cannot create a folder for the demo; name one with --data-dir")?;
+    settings.data_dir = folder.path().to_owned();
+    Ok(Some(folder))
 }
 
 fn welcome(url: &str, seed: u64, rate: u32, folder: std::path::Display<'_>) {

@@ -12,31 +12,35 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch_runs;
 use crate::failure::{self, Failure};
-use crate::platform::Core;
+use crate::platform::{Core, Role, Start};
 
 /// New generations are adopted within this.
 const ADOPT_EVERY: Duration = Duration::from_secs(1);
 /// `/v1/status` shows the ends of the log as of so long ago at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Garbage is collected this often.
+/// Generations and batch views that nobody needs are looked for this often.
 const COLLECT_EVERY: Duration = Duration::from_secs(300);
+/// Archive files that no commit lists are looked for this often: only writers that lost leave any, and every file of
+/// the archive is looked at.
+const COLLECT_ARCHIVE_EVERY: Duration = Duration::from_secs(24 * 3_600);
 /// The log is told what it may forget this often.
 const RELEASE_EVERY: Duration = Duration::from_secs(30);
 
-/// Starts it on the work runtime; it ends when `stop` fires.
-pub(crate) fn start(
-    core: &Arc<Core>,
-    scheduled: bool,
-    stop: &CancellationToken,
-) -> anyhow::Result<Vec<JoinHandle<()>>> {
+/// Starts it on the work runtime; it ends when `stop` fires. What stays also collects garbage, and runs by the schedule.
+pub(crate) fn start(core: &Arc<Core>, start: &Start, stop: &CancellationToken) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let mut tasks = vec![
         every(core, LOOK_EVERY, stop, "looking at what is stored", look),
         every(core, ADOPT_EVERY, stop, "adopting generations", adopt),
         every(core, RELEASE_EVERY, stop, "releasing the log", release),
-        every(core, COLLECT_EVERY, stop, "collecting garbage", collect_garbage),
     ];
+    if start.stays {
+        let what = "collecting garbage of generations";
+        tasks.push(every(core, COLLECT_EVERY, stop, what, collect_garbage));
+        let what = "collecting garbage of the archive";
+        tasks.push(every(core, COLLECT_ARCHIVE_EVERY, stop, what, collect_archive_garbage));
+    }
     let settings = &core.settings.batch;
-    if scheduled && !settings.schedule.is_empty() {
+    if start.stays && start.roles.contains(&Role::Batch) && !settings.schedule.is_empty() {
         let schedule = Schedule::parse(&settings.schedule, Some(&settings.timezone))
             .map_err(|error| Failure::Usage(format!("settings batch.schedule and batch.timezone: {error}")))?;
         tasks.push(core.work.spawn(run_by(schedule, Arc::clone(core), stop.clone())));
@@ -63,11 +67,13 @@ where
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
+            // Every step may end anywhere: what it did until then is as good as ever.
+            let outcome = tokio::select! {
+                () = stop.cancelled() => return,
+                outcome = step(Arc::clone(&core)) => outcome,
+            };
             // A failure here is tried again at the next turn; until then more is kept than needed, never less.
-            let problem = step(Arc::clone(&core))
-                .await
-                .err()
-                .map(|error| failure::sentence(&error));
+            let problem = outcome.err().map(|error| failure::sentence(&error));
             if core.report.problem(what, problem.clone())
                 && let Some(problem) = problem
             {
@@ -110,6 +116,7 @@ async fn adopt(core: Arc<Core>) -> anyhow::Result<()> {
 
 /// The log may forget what is archived and below every readable cut.
 async fn release(core: Arc<Core>) -> anyhow::Result<()> {
+    let _floors = core.floors.lock().await;
     let floor = batch_runs::floor(&core.generations.readable());
     for (_, topic, origins) in &core.topics {
         for (partition, origin) in topic.all_partitions().iter().zip(origins) {
@@ -126,6 +133,11 @@ async fn release(core: Arc<Core>) -> anyhow::Result<()> {
 }
 
 async fn collect_garbage(core: Arc<Core>) -> anyhow::Result<()> {
-    garbage::collect(&core.archive, &core.generations, &core.ledger).await?;
+    garbage::collect(&core.generations, &core.ledger).await?;
+    Ok(())
+}
+
+async fn collect_archive_garbage(core: Arc<Core>) -> anyhow::Result<()> {
+    garbage::collect_archive(&core.archive).await?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use anyhow::Context;
 use axum::Router;
 use clap::ValueEnum;
 use foldline_batch_layer::scheduler::Ledger;
-use foldline_batch_layer::{Archive, ArchiveError, Archiver, ArchiverHandle, ArchiverSettings, Generations, Recompute};
+use foldline_batch_layer::{Archive, Archiver, ArchiverHandle, ArchiverSettings, Generations, Recompute};
 use foldline_event_log::collect::{self, http::Collector};
 use foldline_event_log::embedded::EmbeddedSettings;
 use foldline_event_log::{Clock, EmbeddedLog, EventLog, Offset, SystemClock, Topic, TopicPartition};
@@ -73,6 +73,9 @@ pub(crate) struct Core {
     pub(crate) report: Arc<Report>,
     pub(crate) serving: Arc<Serving>,
     pub(crate) ledger: Ledger,
+    /// Held while the floors of the log are set: by releasing what no readable generation needs any more, and by a
+    /// rollback, which makes an older generation readable again.
+    pub(crate) floors: tokio::sync::Mutex<()>,
     /// Where work goes on.
     pub(crate) work: Handle,
     /// Random, another one at each start.
@@ -177,7 +180,7 @@ impl Platform {
         let stop_http = CancellationToken::new();
         let router = router(&core, &start.roles);
         let http = tokio::spawn(serve(listener, router, stop_http.clone()));
-        let tasks = maintenance::start(&core, start.stays && start.roles.contains(&Role::Batch), &stop_work)?;
+        let tasks = maintenance::start(&core, &start, &stop_work)?;
         if start.stays {
             let address = Address {
                 url: url.clone(),
@@ -292,6 +295,7 @@ impl Building {
             report: Arc::new(Report::default()),
             serving: Arc::new(serving),
             ledger,
+            floors: tokio::sync::Mutex::default(),
             work: self.work,
             instance: Uuid::new_v4(),
         })
@@ -304,7 +308,7 @@ impl Building {
             let topic = self.log.ensure_topic(&stream.topic, stream.partitions).await?;
             let mut origins = Vec::new();
             for partition in topic.all_partitions() {
-                refuse_rejudging(archive, stream, &partition).await?;
+                archive.judged_alike(stream, &partition).await?;
                 let earliest = self.log.span(&partition).await?.earliest;
                 origins.push(archive.origin(&partition, earliest).await?);
             }
@@ -399,23 +403,9 @@ fn generations(
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<Generations> {
     let longest_query_ms = i64::try_from(settings.serve.longest_query_ms)?;
-    Ok(Generations::new(
-        Arc::clone(store),
-        Arc::clone(clock),
-        longest_query_ms,
-        settings.batch.keep,
-    ))
-}
-
-/// What judges rows (event time, lateness, skew, unique key, NOT NULL) may not change under archived rows.
-async fn refuse_rejudging(archive: &Archive, stream: &Stream, partition: &TopicPartition) -> Result<(), ArchiveError> {
-    let commits = archive.commits(partition).await?;
-    match commits.last() {
-        Some(last) if last.judged_by != stream.judging_id() => Err(ArchiveError::Rejudged {
-            stream: stream.name.clone(),
-        }),
-        _ => Ok(()),
-    }
+    let (store, clock) = (Arc::clone(store), Arc::clone(clock));
+    let generations = Generations::new(store, clock, longest_query_ms, settings.batch.keep);
+    Ok(generations.caching(settings.serve.batch_cache_bytes))
 }
 
 /// The realtime view of a process without the role speed: nothing is folded here.

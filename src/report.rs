@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use foldline_batch_layer::RunKind;
+use foldline_batch_layer::{Generation, GenerationError, RunKind};
 use foldline_event_log::{Span, TopicPartition};
 use foldline_serving_layer::coverage::rfc3339_millis;
 use foldline_serving_layer::status::{
@@ -49,17 +49,30 @@ impl Report {
         }
         let readable = core.generations.readable();
         let current = core.generations.current().map(|current| current.number);
-        let stored = core.generations.list().await?;
-        let generations = stored.iter().map(|(generation, pinned)| GenerationStatus {
-            number: generation.number.0,
-            kind: kind_name(generation.kind).to_owned(),
-            published: rfc3339_millis(generation.published_ms),
-            cut_at: generation.cut.tick.and_then(|tick| rfc3339_millis(tick.0)),
-            current: current == Some(generation.number),
-            readable: readable.iter().any(|readable| readable.number == generation.number),
-            pinned: *pinned,
-        });
-        let generations = generations.collect();
+        // A manifest never changes, and can be large: each is read once.
+        let known: BTreeMap<u64, GenerationStatus> = {
+            let seen = self.lock();
+            let known = seen.generations.iter();
+            known.map(|row| (row.number, row.clone())).collect()
+        };
+        let mut generations = Vec::new();
+        for (number, pinned) in core.generations.numbers().await? {
+            let row = match known.get(&number.0) {
+                Some(known) => known.clone(),
+                None => match core.generations.get(number).await {
+                    Ok(generation) => unchanging(&generation),
+                    // Collected since its name was read.
+                    Err(GenerationError::Unknown(_)) => continue,
+                    Err(error) => return Err(error.into()),
+                },
+            };
+            generations.push(GenerationStatus {
+                current: current == Some(number),
+                readable: readable.iter().any(|readable| readable.number == number),
+                pinned,
+                ..row
+            });
+        }
         let mut seen = self.lock();
         seen.spans = spans;
         seen.generations = generations;
@@ -71,19 +84,23 @@ impl Report {
         self.lock().next_run_ms = at_ms;
     }
 
-    /// What an audit found: a view that is wrong keeps the platform from being ready until an audit finds it right.
+    /// What an audit found: a view that is wrong keeps the platform from being ready until an audit finds it right. One
+    /// that could not be audited says nothing either way.
     pub(crate) fn audited(&self, findings: &[Finding]) {
         let mut seen = self.lock();
         for finding in findings {
             let name = format!("audit of view \"{}\"", finding.view);
-            match (&finding.difference, finding.equal) {
-                (Some(difference), false) => {
+            match finding.equal {
+                Some(false) => {
+                    let difference = finding.difference.as_deref().unwrap_or("differs");
                     let problem = format!("{name} failed: {difference}; run foldline verify {}", finding.view);
                     seen.problems.insert(name, problem);
                 }
-                _ => {
+                Some(true) => {
                     seen.problems.remove(&name);
                 }
+                // Nothing was compared: what was known before stands.
+                None => {}
             }
         }
     }
@@ -121,6 +138,17 @@ impl StatusSource for Report {
             memory: memory(&core),
             problems: seen.problems.values().cloned().collect(),
         }
+    }
+}
+
+/// What of a generation's row never changes.
+fn unchanging(generation: &Generation) -> GenerationStatus {
+    GenerationStatus {
+        number: generation.number.0,
+        kind: kind_name(generation.kind).to_owned(),
+        published: rfc3339_millis(generation.published_ms),
+        cut_at: generation.cut.tick.and_then(|tick| rfc3339_millis(tick.0)),
+        ..GenerationStatus::default()
     }
 }
 
@@ -192,17 +220,26 @@ fn batch(core: &Core, seen: &Seen) -> BatchStatus {
 }
 
 fn memory(core: &Core) -> Vec<MemoryStatus> {
-    let Some(speed) = &core.speed else { return Vec::new() };
-    let held: usize = speed
-        .status()
-        .iter()
-        .map(|status| status.bytes + status.horizon_bytes)
-        .sum();
-    vec![MemoryStatus {
-        name: "speed".to_owned(),
-        bytes: held as u64,
-        bytes_max: Some(core.settings.speed.memory_bytes as u64),
-    }]
+    let row = |name: &str, bytes: usize, bytes_max: Option<usize>| MemoryStatus {
+        name: name.to_owned(),
+        bytes: bytes as u64,
+        bytes_max: bytes_max.map(|bytes| bytes as u64),
+    };
+    let mut rows = Vec::new();
+    if let Some(speed) = &core.speed {
+        let status = speed.status();
+        let partials = status.iter().map(|one| one.bytes).sum();
+        rows.push(row("speed", partials, Some(core.settings.speed.memory_bytes)));
+        let horizon = status.iter().map(|one| one.horizon_bytes).sum();
+        rows.push(row("speed horizon", horizon, None));
+    }
+    if let Some(archiver) = &core.archiver {
+        let held = usize::try_from(archiver.counters().held_bytes).unwrap_or(usize::MAX);
+        rows.push(row("archive", held, Some(core.settings.archive.memory_bytes)));
+    }
+    let (cached, bound) = core.generations.cached_bytes();
+    rows.push(row("batch views", cached, Some(bound)));
+    rows
 }
 
 /// As in JSON.

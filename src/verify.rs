@@ -13,7 +13,7 @@ use crate::output::{self, Format, Row};
 use crate::platform::Role;
 use crate::progress;
 
-/// Recompute views from the raw log and compare: exit code 1 if any answer differs
+/// Recompute views from the raw log and compare: exit code 1 if any answer differs or could not be compared
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  foldline verify product_days\n  foldline verify --all --format json")]
 pub(crate) struct Verify {
@@ -48,18 +48,31 @@ impl Verify {
         let findings = outcome?;
         let rows: Vec<Row> = findings.iter().map(row).collect();
         output::print(&COLUMNS, &rows, self.format);
-        let wrong: Vec<&str> = findings
-            .iter()
-            .filter(|finding| !finding.equal)
-            .map(|finding| finding.view.as_str())
-            .collect();
-        if wrong.is_empty() {
-            return Ok(());
-        }
         if self.format == Format::Table {
-            findings.iter().filter(|finding| !finding.equal).for_each(tell);
+            let unequal = findings.iter().filter(|finding| finding.equal != Some(true));
+            unequal.for_each(tell);
         }
-        Err(Failure::No(format!("not equal to plain SQL over the raw log: {}", wrong.join(", "))).into())
+        let names = |equal: Option<bool>| {
+            let alike = findings.iter().filter(|finding| finding.equal == equal);
+            alike
+                .map(|finding| finding.view.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let (wrong, unaudited) = (names(Some(false)), names(None));
+        let mut sentences = Vec::new();
+        if !wrong.is_empty() {
+            sentences.push(format!("not equal to plain SQL over the raw log: {wrong}"));
+        }
+        if !unaudited.is_empty() {
+            sentences.push(format!(
+                "could not be audited: {unaudited}; the reason stands with each"
+            ));
+        }
+        match sentences.as_slice() {
+            [] => Ok(()),
+            _ => Err(Failure::No(sentences.join("; ")).into()),
+        }
     }
 
     async fn audit(&self, instance: &Instance) -> anyhow::Result<Vec<Finding>> {

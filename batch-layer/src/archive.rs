@@ -261,6 +261,8 @@ pub struct Archive {
 struct Known {
     origin: Option<Offset>,
     commits: Arc<Vec<Arc<Commit>>>,
+    /// Whether the commits were listed once. From then on the name of the next one is known.
+    listed: bool,
 }
 
 /// Where a partition began for us.
@@ -347,7 +349,7 @@ impl Archive {
     }
 
     /// The commits of `partition`, in offset order, from its origin on without gap or overlap; else an error.
-    /// Keeps what it has read and lists only what is new.
+    /// Lists them the first time; from then on it asks for the next one by its name.
     pub async fn commits(&self, partition: &TopicPartition) -> Result<Arc<Vec<Arc<Commit>>>, ArchiveError> {
         let known = self.known(partition);
         let mut known = known.lock().await;
@@ -425,9 +427,26 @@ impl Archive {
 
     /// Reads the commits behind those that are known.
     async fn read_on(&self, partition: &TopicPartition, known: &mut Known) -> Result<(), ArchiveError> {
-        let found = self
-            .list_commits(partition, known.commits.last().map(|last| last.offsets.start))
-            .await?;
+        if !known.listed {
+            self.read_all_commits(partition, known).await?;
+            known.listed = true;
+            return Ok(());
+        }
+        let Some(origin) = self.read_origin(partition, known).await? else {
+            return Ok(());
+        };
+        loop {
+            let next = known.commits.last().map_or(origin, |last| last.offsets.end);
+            match self.read_commit(partition, &path::commit(partition, next)).await {
+                Ok(commit) => Arc::make_mut(&mut known.commits).push(Arc::new(commit)),
+                Err(StoreError::Missing { .. }) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn read_all_commits(&self, partition: &TopicPartition, known: &mut Known) -> Result<(), ArchiveError> {
+        let found = self.list_commits(partition).await?;
         let Some(first) = found.first() else {
             self.read_origin(partition, known).await?;
             return Ok(());
@@ -443,25 +462,21 @@ impl Archive {
             .buffered(COMMIT_READS)
             .try_collect()
             .await?;
-        let mut end = known.commits.last().map_or(origin, |last| last.offsets.end);
+        let mut end = origin;
         for commit in &read {
             follows(partition, end, commit.offsets.start)?;
             end = commit.offsets.end;
         }
-        Arc::make_mut(&mut known.commits).extend(read.into_iter().map(Arc::new));
+        known.commits = Arc::new(read.into_iter().map(Arc::new).collect());
         Ok(())
     }
 
-    /// Paths of the commits that begin after `after`, in offset order.
-    async fn list_commits(&self, partition: &TopicPartition, after: Option<Offset>) -> Result<Vec<Path>, ArchiveError> {
+    /// Paths of the commits, in offset order.
+    async fn list_commits(&self, partition: &TopicPartition) -> Result<Vec<Path>, ArchiveError> {
         let folder = path::commits(partition);
-        let listing = match after {
-            Some(after) => self
-                .store
-                .list_with_offset(Some(&folder), &path::commit(partition, after)),
-            None => self.store.list(Some(&folder)),
-        };
-        let mut found: Vec<Path> = listing
+        let mut found: Vec<Path> = self
+            .store
+            .list(Some(&folder))
             .map_ok(|object| object.location)
             .try_collect()
             .await
@@ -474,10 +489,10 @@ impl Archive {
         Ok(found)
     }
 
-    async fn read_commit(&self, partition: &TopicPartition, path: &Path) -> Result<Commit, ArchiveError> {
+    async fn read_commit(&self, partition: &TopicPartition, path: &Path) -> Result<Commit, StoreError> {
         let commit: Commit = store::read_json(&*self.store, path).await?;
         checked_partition(path, partition, &commit.partition)?;
-        let format = |reason: String| ArchiveError::Format {
+        let format = |reason: String| StoreError::Damaged {
             path: path.to_string(),
             reason,
         };
@@ -512,11 +527,11 @@ fn follows(partition: &TopicPartition, ends: Offset, begins: Offset) -> Result<(
     })
 }
 
-fn checked_partition(path: &Path, expected: &TopicPartition, found: &TopicPartition) -> Result<(), ArchiveError> {
+fn checked_partition(path: &Path, expected: &TopicPartition, found: &TopicPartition) -> Result<(), StoreError> {
     if expected == found {
         return Ok(());
     }
-    Err(ArchiveError::Format {
+    Err(StoreError::Damaged {
         path: path.to_string(),
         reason: format!("it is about {found} of incarnation {}", found.incarnation),
     })

@@ -152,12 +152,12 @@ impl ArchiverHandle {
             });
             waits.push((partition.clone(), tracked.standing.clone()));
         }
-        let mut reached = BTreeMap::new();
-        for (partition, standing) in waits {
+        // All at once: one partition may stand still only because of another one's failing rolls.
+        let waits = waits.into_iter().map(|(partition, standing)| async move {
             let position = reached_by(&partition, standing, tick).await?;
-            reached.insert(partition, position);
-        }
-        Ok(reached)
+            Ok::<_, ArchiveError>((partition, position))
+        });
+        Ok(futures::future::try_join_all(waits).await?.into_iter().collect())
     }
 
     /// The position of each partition now.

@@ -24,8 +24,10 @@
 //! hopes for, which is beyond the current one, and are left alone; those of a run that lost or died carry a number that
 //! is taken sooner or later, and go then. Numbers are never used again: the current generation always stays.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use foldline_event_log::Offset;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
@@ -75,16 +77,16 @@ pub enum GarbageError {
     Store(#[from] StoreError),
 }
 
-/// Collects once, by the clock and the settings of `generations`. May run at any time beside everything else.
-pub async fn collect(
-    archive: &Archive,
-    generations: &Generations,
-    ledger: &Ledger,
-) -> Result<GarbageReport, GarbageError> {
+/// Collects generations, batch views and records of runs once, by the clock and the settings of `generations`. May run
+/// at any time beside everything else.
+pub async fn collect(generations: &Generations, ledger: &Ledger) -> Result<GarbageReport, GarbageError> {
     let mut report = GarbageReport::default();
     collect_generations(generations, &mut report).await?;
-    collect_archive(archive, &mut report).await?;
     report.run_records = ledger.prune(RUNS_KEPT).await?;
+    told(report)
+}
+
+fn told(report: GarbageReport) -> Result<GarbageReport, GarbageError> {
     if report != GarbageReport::default() {
         tracing::info!(?report, "garbage collected");
     }
@@ -104,7 +106,7 @@ async fn collect_generations(generations: &Generations, report: &mut GarbageRepo
         .collect();
     report.generations = delete(store, manifests).await?;
 
-    let files = list(store, VIEWS_FOLDER).await?;
+    let files = list(store, &Path::from(VIEWS_FOLDER)).await?;
     let stored = generations::everything(store).await?;
     let Some((&current, _)) = stored.manifests.last_key_value() else {
         return Ok(());
@@ -151,85 +153,100 @@ fn number_of(path: &Path) -> Option<GenerationNumber> {
 /// A partition as the paths of its files spell it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Folder {
-    topic: String,
+    topic: Path,
     incarnation: Uuid,
     partition: u32,
 }
 
-async fn collect_archive(archive: &Archive, report: &mut GarbageReport) -> Result<(), GarbageError> {
-    let store = archive.store().as_ref();
-    // Files before commits: a file that is committed after this look is in no list of ours.
-    let mut folders: BTreeMap<Folder, Vec<(FileName, ObjectMeta)>> = BTreeMap::new();
-    for file in list(store, ARCHIVE_FOLDER).await? {
-        let Some(name) = FileName::parse(&file.location) else {
-            continue;
-        };
-        let Some(topic) = file.location.as_ref().split('/').nth(1).map(str::to_owned) else {
-            continue;
-        };
-        let folder = Folder {
-            topic,
-            incarnation: name.incarnation,
-            partition: name.partition.0,
-        };
-        folders.entry(folder).or_default().push((name, file));
-    }
-    for (folder, files) in folders {
-        let garbage = unlisted(archive, &folder, files).await?;
-        report.bytes += garbage.iter().map(|file| file.size).sum::<u64>();
-        report.archive_files += delete(store, locations(garbage)).await?;
-    }
-    Ok(())
+/// What the commits of a partition say. They never change, so it holds however old it is: of a range committed later
+/// nothing is known here, and nothing of it is garbage.
+#[derive(Debug, Default)]
+struct Committed {
+    ranges: BTreeSet<Offset>,
+    files: HashSet<String>,
 }
 
-/// Those of `files` whose range is committed by a commit that does not list them.
-async fn unlisted(
-    archive: &Archive,
-    folder: &Folder,
-    files: Vec<(FileName, ObjectMeta)>,
-) -> Result<Vec<ObjectMeta>, GarbageError> {
+/// Collects the archive's files once, a folder at a time: every file of the archive is looked at. May run at any time
+/// beside everything else.
+pub async fn collect_archive(archive: &Archive) -> Result<GarbageReport, GarbageError> {
+    let store = archive.store().as_ref();
+    let mut report = GarbageReport::default();
+    let mut committed: BTreeMap<Folder, Committed> = BTreeMap::new();
+    for topic in folders(store, &Path::from(ARCHIVE_FOLDER)).await? {
+        for folder in folders(store, &topic).await? {
+            let mut garbage = Vec::new();
+            for file in list(store, &folder).await? {
+                let Some(name) = FileName::parse(&file.location) else {
+                    continue;
+                };
+                let place = Folder {
+                    topic: topic.clone(),
+                    incarnation: name.incarnation,
+                    partition: name.partition.0,
+                };
+                let known = match committed.entry(place) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => {
+                        let known = commits_of(archive, new.key()).await?;
+                        new.insert(known)
+                    }
+                };
+                if known.ranges.contains(&name.first) && !known.files.contains(file.location.as_ref()) {
+                    garbage.push(file);
+                }
+            }
+            report.bytes += garbage.iter().map(|file| file.size).sum::<u64>();
+            report.archive_files += delete(store, locations(garbage)).await?;
+        }
+    }
+    told(report)
+}
+
+async fn commits_of(archive: &Archive, folder: &Folder) -> Result<Committed, GarbageError> {
     let store = archive.store().as_ref();
     let Folder {
         topic,
         incarnation,
         partition,
     } = folder;
-    let commits = Path::parse(format!("{ARCHIVE_FOLDER}/{topic}/_commits/{incarnation}/{partition}"))
+    let commits = Path::parse(format!("{topic}/_commits/{incarnation}/{partition}"))
         .expect("a folder of a path that the store listed");
-    let Some(any) = store
-        .list(Some(&commits))
-        .try_next()
-        .await
-        .map_err(|source| StoreError::Failed {
-            attempt: format!("listing {commits}"),
-            source,
-        })?
-    else {
-        return Ok(Vec::new());
+    let listed = store.list(Some(&commits)).try_next().await;
+    let Some(any) = listed.map_err(|source| listing_failed(&commits, source))? else {
+        return Ok(Committed::default());
     };
     // The path spells the topic in the store's way; a commit knows its name.
     let partition = store::read_json::<Commit>(store, &any.location).await?.partition;
     let commits = archive.commits(&partition).await?;
-    let listed: HashSet<&str> = commits
+    let files = commits
         .iter()
-        .flat_map(|commit| commit.files.iter().chain(&commit.dead_letters))
-        .map(|file| file.path.as_str())
-        .collect();
-    let committed: BTreeSet<_> = commits.iter().map(|commit| commit.offsets.start).collect();
-    Ok(files
-        .into_iter()
-        .filter(|(name, file)| committed.contains(&name.first) && !listed.contains(file.location.as_ref()))
-        .map(|(_, file)| file)
-        .collect())
+        .flat_map(|commit| commit.files.iter().chain(&commit.dead_letters));
+    Ok(Committed {
+        ranges: commits.iter().map(|commit| commit.offsets.start).collect(),
+        files: files.map(|file| file.path.clone()).collect(),
+    })
 }
 
-async fn list(store: &dyn ObjectStore, folder: &str) -> Result<Vec<ObjectMeta>, StoreError> {
-    let folder = Path::from(folder);
-    let listing = store.list(Some(&folder));
-    listing.try_collect().await.map_err(|source| StoreError::Failed {
+/// The folders in `folder`.
+async fn folders(store: &dyn ObjectStore, folder: &Path) -> Result<Vec<Path>, StoreError> {
+    let listing = store.list_with_delimiter(Some(folder)).await;
+    let listing = listing.map_err(|source| listing_failed(folder, source))?;
+    Ok(listing.common_prefixes)
+}
+
+async fn list(store: &dyn ObjectStore, folder: &Path) -> Result<Vec<ObjectMeta>, StoreError> {
+    let listing = store.list(Some(folder));
+    listing
+        .try_collect()
+        .await
+        .map_err(|source| listing_failed(folder, source))
+}
+
+fn listing_failed(folder: &Path, source: object_store::Error) -> StoreError {
+    StoreError::Failed {
         attempt: format!("listing {folder}"),
         source,
-    })
+    }
 }
 
 fn locations(files: Vec<ObjectMeta>) -> Vec<Path> {

@@ -66,6 +66,9 @@ pub struct Generation {
     pub cut: Cut,
     /// Batch views by view id.
     pub views: BTreeMap<String, BatchView>,
+    /// Why views are missing in `views`, by view id: their SQL failed on a row. They are computed again by every run.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub failed: BTreeMap<String, String>,
     /// The generation that it started from, or rolled back to.
     pub based_on: Option<GenerationNumber>,
     /// How it came to be: `incremental`, `full` or `rollback`.
@@ -171,6 +174,8 @@ pub struct Draft {
     pub cut: Cut,
     /// Batch views by view id; their files are stored already.
     pub views: BTreeMap<String, BatchView>,
+    /// Why views are missing in `views`, by view id.
+    pub failed: BTreeMap<String, String>,
     /// How it came to be. A rollback alone may lower the cut.
     pub kind: RunKind,
     /// The generation that it started from, or rolled back to.
@@ -207,9 +212,25 @@ impl Generations {
                 keep,
                 known: RwLock::default(),
                 refreshing: tokio::sync::Mutex::default(),
-                cache: PartialCache::default(),
+                cache: PartialCache::new(usize::MAX),
             }),
         }
+    }
+
+    /// Holds at most about `bytes_max` bytes of partials in memory.
+    ///
+    /// # Panics
+    ///
+    /// When there are clones already.
+    pub fn caching(mut self, bytes_max: usize) -> Self {
+        let inner = Arc::get_mut(&mut self.inner).expect("set before it is shared");
+        inner.cache = PartialCache::new(bytes_max);
+        self
+    }
+
+    /// Bytes of partials in memory, and their bound.
+    pub fn cached_bytes(&self) -> (usize, usize) {
+        (self.inner.cache.bytes(), self.inner.cache.bytes_max())
     }
 
     /// The store that they lie in.
@@ -291,8 +312,19 @@ impl Generations {
             .collect())
     }
 
+    /// The numbers of every stored generation, newest first, with whether it is pinned. Reads names alone.
+    pub async fn numbers(&self) -> Result<Vec<(GenerationNumber, bool)>, GenerationError> {
+        let store = self.store().as_ref();
+        let pins = stored::pinned(store).await?;
+        let mut all: BTreeMap<GenerationNumber, bool> = pins.into_iter().map(|number| (number, true)).collect();
+        for number in stored::numbers_after(store, None).await? {
+            all.entry(number).or_insert(false);
+        }
+        Ok(all.into_iter().rev().collect())
+    }
+
     /// The partials of a batch view, checked against size and checksum, shared between callers and kept in memory
-    /// while they are asked for. `None` where the generation has no such view (it is still `building`).
+    /// while there is room. `None` where the generation has no such view (it is still `building`).
     pub async fn partials(
         &self,
         generation: &Generation,
@@ -333,6 +365,7 @@ impl Generations {
             attempt: draft.attempt,
             cut: draft.cut,
             views: draft.views,
+            failed: draft.failed,
             based_on: draft.based_on,
             kind: draft.kind,
             published_ms,
@@ -390,6 +423,7 @@ impl Generations {
             attempt: hold.attempt,
             cut: older.cut.clone(),
             views: older.views.clone(),
+            failed: older.failed.clone(),
             kind: RunKind::Rollback,
             based_on: Some(older.number),
         };

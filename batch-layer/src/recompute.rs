@@ -64,6 +64,10 @@ pub struct RunReport {
     pub files: u64,
     /// Milliseconds that it took.
     pub elapsed_ms: u64,
+    /// Views that `generation` was computed without, by name, and why.
+    pub failed: BTreeMap<String, String>,
+    /// The tick that the run was asked for lies before that of `generation`, so that it could not go on from there.
+    pub behind: bool,
 }
 
 /// What a run can run into.
@@ -173,6 +177,8 @@ impl Recompute {
                 rows: 0,
                 files: 0,
                 elapsed_ms: self.since(started_ms),
+                failed: self.names(&base.failed),
+                behind: Some(tick) < base.cut.tick,
             });
         }
         let run = Run {
@@ -184,21 +190,24 @@ impl Recompute {
         };
         let accumulator = Accumulator::new(plan.jobs.iter().map(|job| Arc::clone(&job.fold)).collect());
         let rows = run.fold_rows(&accumulator, progress).await?;
-        let views = run.write_views(accumulator).await?;
+        let (views, failed) = run.write_views(&accumulator).await?;
         let draft = Draft {
             attempt: run.attempt,
             cut: plan.cut.clone(),
             views,
+            failed,
             kind,
             based_on: base.as_ref().map(|base| base.number),
         };
         let generation = self.generations.publish(base.as_deref(), draft).await?;
         let report = RunReport {
-            generation,
             published: true,
             rows,
             files: plan.files,
             elapsed_ms: self.since(started_ms),
+            failed: self.names(&generation.failed),
+            behind: Some(tick) < generation.cut.tick,
+            generation,
         };
         tracing::info!(
             generation = report.generation.number.0,
@@ -208,6 +217,14 @@ impl Recompute {
             "generation published"
         );
         Ok(report)
+    }
+
+    /// Views that failed, by name instead of id.
+    fn names(&self, failed: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let views = self.catalog.views().iter();
+        views
+            .filter_map(|view| Some((view.name.clone(), failed.get(&view.id)?.clone())))
+            .collect()
     }
 
     fn since(&self, started_ms: i64) -> u64 {
@@ -253,6 +270,9 @@ impl Run<'_> {
         let mut rows = archive.rows(&pass.stream, &unit.partition, unit.offsets.clone(), &pass.columns);
         let mut buffer = DateBuffer::default();
         while let Some((date, batch)) = rows.try_next().await? {
+            if accumulator.all_failed(&pass.jobs) {
+                return Ok(());
+            }
             let count = batch.num_rows() as u64;
             buffer.push(date, batch);
             while let Some((date, batches)) = buffer.take_full(self.recompute.fold_rows) {
@@ -266,19 +286,30 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Merges what was accumulated onto the previous partials, stores what changed, and names all of it.
-    async fn write_views(&self, accumulator: Accumulator) -> Result<BTreeMap<String, BatchView>, RecomputeError> {
+    /// Merges what was accumulated onto the previous partials, stores what changed, and names all of it; beside it why
+    /// views failed, by view id.
+    async fn write_views(
+        &self,
+        accumulator: &Accumulator,
+    ) -> Result<(BTreeMap<String, BatchView>, BTreeMap<String, String>), RecomputeError> {
         let jobs = &self.plan.jobs;
         let mut dates: Vec<BTreeMap<chrono::NaiveDate, DatePartial>> = jobs
             .iter()
             .map(|job| job.previous.iter().map(|file| (file.date, file.clone())).collect())
             .collect();
         let changed: Vec<_> = accumulator
-            .into_partials()
+            .take_partials()
             .map(|((index, date), partials)| {
                 let previous = dates[index].get(&date).cloned();
                 async move {
-                    let file = self.write_date(&jobs[index], date, previous, partials).await?;
+                    if accumulator.all_failed(&[index]) {
+                        return Ok((index, date, None));
+                    }
+                    let written = self.write_date(&jobs[index], date, previous, partials).await?;
+                    let file = written.unwrap_or_else(|error| {
+                        accumulator.fail(index, error);
+                        None
+                    });
                     Ok::<_, RecomputeError>((index, date, file))
                 }
             })
@@ -290,32 +321,46 @@ impl Run<'_> {
                 None => dates[index].remove(&date),
             };
         }
-        let views = jobs.iter().zip(dates).map(|(job, dates)| {
+        let (mut views, mut failed) = (BTreeMap::new(), BTreeMap::new());
+        let mut failures = accumulator.take_failed();
+        for (index, (job, dates)) in jobs.iter().zip(dates).enumerate() {
+            let id = job.view.id.clone();
+            if let Some(error) = failures.remove(&index) {
+                let reason = crate::with_causes(&error);
+                tracing::error!(
+                    view = job.view.name,
+                    reason,
+                    "a view failed and is left out of the generation"
+                );
+                failed.insert(id, reason);
+                continue;
+            }
             let view = BatchView {
                 name: job.view.name.clone(),
                 dates: dates.into_values().collect(),
             };
-            (job.view.id.clone(), view)
-        });
-        Ok(views.collect())
+            views.insert(id, view);
+        }
+        Ok((views, failed))
     }
 
-    /// `None` when no key is left.
+    /// `None` when no key is left. The inner error is the view's own.
     async fn write_date(
         &self,
         job: &Job,
         date: chrono::NaiveDate,
         previous: Option<DatePartial>,
         mut partials: Vec<Partial>,
-    ) -> Result<Option<DatePartial>, RecomputeError> {
+    ) -> Result<Result<Option<DatePartial>, FoldError>, RecomputeError> {
         let store = self.recompute.generations.store().as_ref();
         if let Some(previous) = &previous {
             partials.push(generations::load_partial(store, previous, &job.fold).await?);
         }
-        let (keys, bytes, crc32) = merge_and_encode(Arc::clone(&job.fold), partials).await?;
-        if keys == 0 {
-            return Ok(None);
-        }
+        let (keys, bytes, crc32) = match merge_and_encode(Arc::clone(&job.fold), partials).await? {
+            Ok(merged) if merged.0 > 0 => merged,
+            Ok(_) => return Ok(Ok(None)),
+            Err(error) => return Ok(Err(error)),
+        };
         let path = Path::from(format!(
             "{}/{}/date={date}/{:020}-{}{EXTENSION}",
             VIEWS_FOLDER, job.view.id, self.number.0, self.attempt
@@ -324,17 +369,20 @@ impl Run<'_> {
         crate::store::put_own(store, &path, bytes)
             .await
             .map_err(GenerationError::from)?;
-        Ok(Some(DatePartial {
+        Ok(Ok(Some(DatePartial {
             date,
             path: path.to_string(),
             keys,
             bytes: size,
             crc32,
-        }))
+        })))
     }
 }
 
-async fn merge_and_encode(fold: Arc<Fold>, partials: Vec<Partial>) -> Result<(u64, Bytes, u32), RecomputeError> {
+async fn merge_and_encode(
+    fold: Arc<Fold>,
+    partials: Vec<Partial>,
+) -> Result<Result<(u64, Bytes, u32), FoldError>, RecomputeError> {
     beside(async move {
         let merged = fold.merge(&partials).await?;
         drop(partials);
@@ -342,8 +390,7 @@ async fn merge_and_encode(fold: Arc<Fold>, partials: Vec<Partial>) -> Result<(u6
         let crc32 = crc32fast::hash(&bytes);
         Ok::<_, FoldError>((merged.keys() as u64, bytes, crc32))
     })
-    .await?
-    .map_err(RecomputeError::from)
+    .await
 }
 
 /// Runs CPU work on a thread of its own, so that a long merge does not hold up what shares the runtime (answers).

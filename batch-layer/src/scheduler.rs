@@ -7,6 +7,7 @@
 //! * Times that passed while nobody ran (the process was down, a run was skipped, stopped or died) are caught up by
 //!   exactly **one** run, at once, which stands for all of them. A run that failed is not repeated before its next time.
 //! * A scheduled time is claimed create-only, so that it never runs twice, whoever else schedules on the same store.
+//! * A clock that was set back counts: times that it shows once more have run, those that have not are due.
 //!
 //! ```text
 //! due      10:00      11:00      12:00 13:00         14:00
@@ -38,19 +39,22 @@ const MANUAL_POLL_MS: u64 = 5;
 /// A clock that can be waited for.
 #[async_trait]
 pub trait Alarm: Clock {
-    /// Returns when the clock shows `at_ms` or later.
+    /// Returns when the clock shows `at_ms` or later, or was set back meanwhile: then it is time to look again.
     async fn sleep_until(&self, at_ms: i64);
 }
 
 #[async_trait]
 impl Alarm for SystemClock {
     async fn sleep_until(&self, at_ms: i64) {
+        let mut seen = i64::MIN;
         loop {
-            let left = at_ms.saturating_sub(self.now_ms());
-            if left <= 0 {
+            let now = self.now_ms();
+            if now >= at_ms || now < seen {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(left.min(LOOK_AGAIN_MS).unsigned_abs())).await;
+            seen = now;
+            let left = at_ms.saturating_sub(now).min(LOOK_AGAIN_MS);
+            tokio::time::sleep(Duration::from_millis(left.unsigned_abs())).await;
         }
     }
 }
@@ -58,7 +62,8 @@ impl Alarm for SystemClock {
 #[async_trait]
 impl Alarm for ManualClock {
     async fn sleep_until(&self, at_ms: i64) {
-        while self.now_ms() < at_ms {
+        let since = self.now_ms();
+        while (since..at_ms).contains(&self.now_ms()) {
             tokio::time::sleep(Duration::from_millis(MANUAL_POLL_MS)).await;
         }
     }
@@ -113,7 +118,7 @@ impl Scheduler {
         F: Future<Output = Outcome>,
     {
         let (since, at_start) = match *done_until {
-            Some(since) => (since, false),
+            Some(since) => (since.min(self.clock.now_ms()), false),
             None => (self.ledger.done_until(self.clock.now_ms()).await?, true),
         };
         let Some(_) = self.schedule.due(since, self.clock.now_ms()) else {

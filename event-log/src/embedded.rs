@@ -277,9 +277,9 @@ impl EventLog for EmbeddedLog {
     }
 
     async fn release(&self, partition: &TopicPartition, floor: Offset) -> Result<(), LogError> {
-        let (_, state) = self.shared.resolve(partition)?;
+        let (topic, state) = self.shared.resolve(partition)?;
         state.extent().floor = Some(floor.0);
-        if let Some(trimmed) = self.shared.queue.ask_for_trim() {
+        if let Some(trimmed) = self.shared.queue.ask_for_trim(topic, state) {
             _ = trimmed.await;
         }
         Ok(())

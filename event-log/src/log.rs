@@ -111,7 +111,7 @@ pub struct NewRecord {
 }
 
 /// Makes an append happen at most once: an append whose `sequence` is not beyond the last one stored for `producer`
-/// changes nothing.
+/// changes nothing. A producer `request/...` appends only once: then whatever other sequence changes nothing either.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProducerSequence {
     /// Who appends: `import/<hash of the file>/<stream>`, `request/<stream>/<idempotency key>`.
@@ -125,7 +125,7 @@ pub struct ProducerSequence {
 pub enum Appended {
     /// The records are stored and synced.
     Stored,
-    /// The records were stored by an earlier append with this sequence; nothing was done.
+    /// An earlier append with this sequence, a later one, or the only one of a request is stored; nothing was done.
     Already,
 }
 

@@ -73,6 +73,9 @@ impl Horizon for NoHorizon {
     }
 }
 
+/// Room for so many keys is never given back.
+const KEYS_MIN: usize = 1_024;
+
 /// What can be wrong with keys.
 #[derive(Debug, thiserror::Error)]
 pub enum MarkError {
@@ -194,6 +197,9 @@ impl Marks {
             judged.record_times.push(seen);
             judged.max_event_times.push(self.state.max_event_time);
         }
+        if let Some(unique) = &mut self.unique {
+            unique.shrink();
+        }
         Ok(judged)
     }
 
@@ -237,8 +243,9 @@ struct Unique {
     hasher: SipHasher13,
     converter: Option<(Vec<DataType>, RowConverter)>,
     kept: HashSet<u128, BuildHasherDefault<Hashed>>,
-    /// In order of record time: what leaves the horizon first stands first. The same keys as `kept`.
-    order: VecDeque<(i64, u128)>,
+    /// In order of record time: what leaves the horizon first stands first. The same keys as `kept`, as bytes: so that
+    /// an entry takes 24 bytes and not 32.
+    order: VecDeque<(i64, [u8; 16])>,
 }
 
 impl Unique {
@@ -258,7 +265,7 @@ impl Unique {
         while let Some((time, old)) = self.order.front()
             && now.saturating_sub(*time) >= self.within_ms
         {
-            self.kept.remove(old);
+            self.kept.remove(&u128::from_ne_bytes(*old));
             self.order.pop_front();
         }
         // A horizon of nothing holds nothing.
@@ -267,7 +274,7 @@ impl Unique {
         }
         let new = self.kept.insert(key);
         if new {
-            self.order.push_back((now, key));
+            self.order.push_back((now, key.to_ne_bytes()));
         }
         !new
     }
@@ -303,10 +310,21 @@ impl Unique {
         Ok(rows.iter().map(|row| self.hasher.hash(row.data()).as_u128()).collect())
     }
 
+    /// Gives memory back once most of it is empty.
+    fn shrink(&mut self) {
+        let keys = self.order.len();
+        if self.order.capacity() > KEYS_MIN.max(4 * keys) {
+            self.order.shrink_to(2 * keys);
+        }
+        if self.kept.capacity() > KEYS_MIN.max(4 * keys) {
+            self.kept.shrink_to(2 * keys);
+        }
+    }
+
     fn bytes(&self) -> usize {
         // A hash table keeps a byte beside each entry and at most 7/8 of its places filled.
         let set = self.kept.capacity() * 8 / 7 * (size_of::<u128>() + 1);
-        set + self.order.capacity() * size_of::<(i64, u128)>()
+        set + self.order.capacity() * size_of::<(i64, [u8; 16])>()
     }
 }
 

@@ -132,13 +132,17 @@ pub fn building(view: &View, fold: &Fold, seam: &Seam) -> Result<(), MergeError>
         && !seam.batch_is_empty()
         && !generation.views.contains_key(&view.id)
     {
-        return Err(missing(format!(
-            "generation {} has no batch half of it; the next one will",
-            generation.number.0
-        )));
+        let number = generation.number.0;
+        return Err(missing(match generation.failed.get(&view.id) {
+            Some(reason) => format!("generation {number} was computed without it, because it failed: {reason}"),
+            None => format!("generation {number} has no batch half of it; the next one will"),
+        }));
     }
     for (partition, closed) in seam.of_topic(&fold.stream().topic) {
         for segment in &closed.chain {
+            if let Some(reason) = segment.failed.get(&view.id) {
+                return Err(missing(reason.clone()));
+            }
             if !segment.views.contains_key(&view.id) {
                 return Err(missing(format!(
                     "offsets {}..{} of {partition} are not folded for it",

@@ -14,11 +14,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
 use foldline_event_log::{EventBatch, MarkState, Offset, Tick, TopicPartition};
-use foldline_sql::{Fold, FoldError, Partial, View};
+use foldline_sql::{Fold, FoldError, Partial, View, system_columns};
 
 use crate::Segment;
 use crate::checkpoint::StoredPlace;
+use crate::ingest::error_chain;
 use crate::retire::{Retention, boundary_stays};
 
 /// The folds of one stream with their views.
@@ -27,9 +30,9 @@ pub(crate) type Folds = Arc<Vec<(Arc<View>, Arc<Fold>)>>;
 /// What folding a partition can run into. Nothing of the batch was taken then.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AccumulateError {
-    /// A view's fold failed.
-    #[error("cannot fold offsets {}..{} of {partition} into view \"{view}\"", .offsets.start, .offsets.end)]
-    Fold {
+    /// Partials of a view cannot be merged.
+    #[error("cannot merge offsets {}..{} of {partition} in view \"{view}\"", .offsets.start, .offsets.end)]
+    Merge {
         partition: TopicPartition,
         offsets: Range<Offset>,
         view: String,
@@ -78,6 +81,8 @@ pub(crate) struct Piece {
     pub(crate) marks: MarkState,
     /// Parts by view id, largest first once even.
     pub(crate) views: BTreeMap<String, Vec<Part>>,
+    /// Why views are not among them, by view id.
+    pub(crate) failed: BTreeMap<String, String>,
     /// Whether the lists may hold runs to merge.
     pub(crate) uneven: bool,
     shown: OnceLock<Arc<Segment>>,
@@ -89,12 +94,14 @@ impl Piece {
         ticks: (Tick, Tick),
         marks: MarkState,
         views: BTreeMap<String, Vec<Part>>,
+        failed: BTreeMap<String, String>,
     ) -> Self {
         Self {
             offsets,
             ticks,
             marks,
             views,
+            failed,
             uneven: true,
             shown: OnceLock::new(),
         }
@@ -113,6 +120,10 @@ impl Piece {
         for (view, parts) in next.views {
             self.views.entry(view).or_default().extend(parts);
         }
+        for (view, reason) in next.failed {
+            self.failed.entry(view).or_insert(reason);
+        }
+        self.views.retain(|view, _| !self.failed.contains_key(view));
         self.uneven = true;
         self.shown = OnceLock::new();
     }
@@ -125,6 +136,7 @@ impl Piece {
                 offsets: self.offsets.clone(),
                 ticks: self.ticks,
                 views: views.collect::<HashMap<_, _>>(),
+                failed: self.failed.clone().into_iter().collect(),
                 marks: self.marks,
             })
         }))
@@ -214,7 +226,9 @@ impl Accumulator {
         self.pieces.iter().map(Piece::segment).collect()
     }
 
-    /// Folds `batch` into every view, or into none. True if it began a segment.
+    /// Folds `batch` into every view. A view that a row fails is left out of this segment, with the reason: the row
+    /// harms no other view. With the next segment it begins anew, so it is whole again once a generation covers the row.
+    /// True if `batch` began a segment.
     pub(crate) async fn append(&mut self, batch: &EventBatch) -> Result<bool, AccumulateError> {
         if batch.offsets.start != self.until() || self.newest.is_some_and(|newest| batch.tick < newest) {
             return Err(AccumulateError::Chain {
@@ -225,19 +239,34 @@ impl Accumulator {
                 after: self.newest,
             });
         }
-        let mut views = BTreeMap::new();
+        let open = self.pieces.last().filter(|open| open.ticks.1 == batch.tick);
+        let (mut views, mut failed) = (BTreeMap::new(), BTreeMap::new());
         for (view, fold) in self.folds.iter() {
+            if open.is_some_and(|open| open.failed.contains_key(&view.id)) {
+                continue;
+            }
             let mut parts = Vec::new();
             if batch.rows.num_rows() > 0 {
-                let partial = fold.partial(&batch.rows).await;
-                let partial = partial.map_err(|source| self.failed(&batch.offsets, view, source))?;
-                if partial.keys() > 0 {
-                    parts.push(Part::new(partial));
+                match fold.partial(&batch.rows).await {
+                    Ok(partial) if partial.keys() > 0 => parts.push(Part::new(partial)),
+                    Ok(_) => {}
+                    Err(error) => {
+                        let (partition, offset) = (&self.partition, first_failing(fold, &batch.rows).await);
+                        let reason = format!(
+                            "the row at offset {offset} of {partition} fails it ({}); change its SQL so that it takes \
+                             such a row",
+                            error_chain(&error)
+                        );
+                        tracing::error!(%partition, offset, view = view.name, reason, "view left out of a segment");
+                        failed.insert(view.id.clone(), reason);
+                        continue;
+                    }
                 }
             }
             views.insert(view.id.clone(), parts);
         }
-        let piece = Piece::new(batch.offsets.clone(), (batch.tick, batch.tick), batch.marks, views);
+        let ticks = (batch.tick, batch.tick);
+        let piece = Piece::new(batch.offsets.clone(), ticks, batch.marks, views, failed);
         self.newest = Some(batch.tick);
         match self.pieces.last_mut() {
             Some(open) if open.ticks.1 == batch.tick => {
@@ -272,7 +301,7 @@ impl Accumulator {
             parts.sort_by_key(|part| std::cmp::Reverse(part.partial.keys()));
             while let Some(first) = run_to_merge(parts) {
                 let partials: Vec<_> = parts[first..].iter().map(|part| part.partial.clone()).collect();
-                let whole = fold.merge(&partials).await.map_err(|source| AccumulateError::Fold {
+                let whole = fold.merge(&partials).await.map_err(|source| AccumulateError::Merge {
                     partition: self.partition.clone(),
                     offsets: offsets.clone(),
                     view: view.name.clone(),
@@ -352,15 +381,19 @@ impl Accumulator {
         }
         joins > 0
     }
+}
 
-    fn failed(&self, offsets: &Range<Offset>, view: &View, source: FoldError) -> AccumulateError {
-        AccumulateError::Fold {
-            partition: self.partition.clone(),
-            offsets: offsets.clone(),
-            view: view.name.clone(),
-            source: Box::new(source),
+/// Offset of the first row of `rows` that `fold` fails on: the last one of the shortest run that fails.
+async fn first_failing(fold: &Fold, rows: &RecordBatch) -> i64 {
+    let (mut good, mut failing) = (0, rows.num_rows());
+    while failing - good > 1 {
+        let middle = good.midpoint(failing);
+        match fold.partial(&rows.slice(0, middle)).await {
+            Ok(_) => good = middle,
+            Err(_) => failing = middle,
         }
     }
+    rows[system_columns::OFFSET].as_primitive::<Int64Type>().value(good)
 }
 
 /// Where the run of parts to merge begins, in a list sorted largest first: from the end on, each part that is at most

@@ -107,7 +107,7 @@ struct Manifest {
     partition: TopicPartition,
     judged_by: String,
     cut_every_ms: i64,
-    /// Ids of the views that every segment holds.
+    /// Ids of the views that every segment holds, or says why not.
     views: BTreeSet<String>,
     start: Offset,
     start_marks: MarkState,
@@ -122,6 +122,9 @@ struct StoredSegment {
     ticks: (Tick, Tick),
     marks: MarkState,
     views: BTreeMap<String, Vec<Place>>,
+    /// Views that are left out, with the reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    failed: BTreeMap<String, String>,
 }
 
 /// The checkpoints of one partition.
@@ -235,6 +238,7 @@ impl Checkpoints {
                 ticks: piece.ticks,
                 marks: piece.marks,
                 views,
+                failed: piece.failed.clone(),
             });
         }
         let manifest = Manifest {
@@ -316,7 +320,7 @@ impl Checkpoints {
         let mut pieces = Vec::with_capacity(manifest.segments.len());
         for segment in &manifest.segments {
             let mut views = BTreeMap::new();
-            for (view, fold) in folds.iter() {
+            for (view, fold) in folds.iter().filter(|(view, _)| !segment.failed.contains_key(&view.id)) {
                 let places = segment.views.get(&view.id).ok_or_else(|| Misfit::Damaged {
                     path: path.clone(),
                     reason: format!(
@@ -339,7 +343,14 @@ impl Checkpoints {
                 }
                 views.insert(view.id.clone(), parts);
             }
-            pieces.push(Piece::new(segment.offsets.clone(), segment.ticks, segment.marks, views));
+            let failed = segment.failed.clone();
+            pieces.push(Piece::new(
+                segment.offsets.clone(),
+                segment.ticks,
+                segment.marks,
+                views,
+                failed,
+            ));
         }
         let start = Start {
             next: manifest.start,

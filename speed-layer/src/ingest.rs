@@ -78,6 +78,8 @@ pub(crate) struct Ingest {
     /// Whether the segments are shown: not before it is known how much of the checkpoint stays, so that coverage does
     /// not go back.
     shown: bool,
+    /// Segments to give up next.
+    give_up: usize,
     /// Read, but not folded: its fold failed.
     pending: Option<EventBatch>,
     /// What `retain` asked for, as far as it was applied.
@@ -131,6 +133,7 @@ impl Ingest {
             reader: None,
             opened: false,
             shown: false,
+            give_up: 1,
             pending: None,
             applied: None,
             thinning: true,
@@ -192,6 +195,10 @@ impl Ingest {
 
     async fn round(&mut self) -> Result<(), Halt> {
         self.apply_retention().await;
+        // Before anything that may hold reading up: with the first reader open, what the checkpoint gave is shown.
+        if self.reader.is_none() && !self.open_reader().await? {
+            return Ok(());
+        }
         self.thin().await?;
         if self.stop_at_budget().await {
             return Ok(());
@@ -199,7 +206,7 @@ impl Ingest {
         if let Some(batch) = self.pending.take() {
             return self.fold(batch).await;
         }
-        let Some(mut reader) = self.take_reader().await? else {
+        let Some(mut reader) = self.reader.take() else {
             return Ok(());
         };
         let progress = tokio::select! {
@@ -300,8 +307,8 @@ impl Ingest {
             }
             return false;
         };
-        if !self.over_budget {
-            self.over_budget = true;
+        // Also where the partition has begun anew meanwhile, which cleared the reason.
+        if !std::mem::replace(&mut self.over_budget, true) || self.stopped.is_none() {
             self.stop(reason, false);
         }
         self.pause(BUDGET_WAIT).await;
@@ -360,6 +367,7 @@ impl Ingest {
         tracing::info!(%partition, from = from.0, to = floor.next.0, "beginning anew at the cut of a generation");
         self.replay_until = self.replay_until.max(Some(from));
         self.state.begin_at(floor);
+        self.complete_to = floor.marks.record_time;
         self.pending = None;
         self.reader = Some(reader);
         self.opened = true;
@@ -370,11 +378,8 @@ impl Ingest {
         Ok(())
     }
 
-    /// The open reader; opens one where there is none. `None`: look again in the next round.
-    async fn take_reader(&mut self) -> Result<Option<StreamReader>, Halt> {
-        if let Some(reader) = self.reader.take() {
-            return Ok(Some(reader));
-        }
+    /// Opens a reader where the state ends. `false`: look again in the next round.
+    async fn open_reader(&mut self) -> Result<bool, Halt> {
         let start = Start {
             next: self.state.until(),
             marks: self.state.marks(),
@@ -382,7 +387,7 @@ impl Ingest {
         let opened = self.open(start).await;
         if !self.opened && matches!(opened, Err(ReadError::Horizon { .. })) && !self.state.pieces().is_empty() {
             self.give_up_segments();
-            return Ok(None);
+            return Ok(false);
         }
         if !std::mem::replace(&mut self.shown, true) {
             self.publish();
@@ -390,18 +395,21 @@ impl Ingest {
         match opened {
             Ok(reader) => {
                 self.opened = true;
-                Ok(Some(reader))
+                self.reader = Some(reader);
+                Ok(true)
             }
-            Err(failed) => self.jump_or_halt(failed).await.map(|()| None),
+            Err(failed) => self.jump_or_halt(failed).await.map(|()| false),
         }
     }
 
     /// The duplicate horizon is kept in the archive, which may not reach as far as the checkpoint. Then the checkpoint
-    /// is taken as far as the archive does reach: half of it is given up at a time.
+    /// is taken as far as the archive does reach: twice as many segments are given up each time, so that few are folded
+    /// again that need not be, and few tries lead there.
     fn give_up_segments(&mut self) {
-        let half = self.state.pieces().len().div_ceil(2);
         let until = self.state.until();
-        self.state.forget_last(half);
+        self.state.forget_last(self.give_up);
+        self.give_up *= 2;
+        self.complete_to = self.state.marks().record_time;
         let (partition, to) = (&self.sources.partition, self.state.until());
         tracing::info!(%partition, from = until.0, to = to.0, "the horizon's keys end before the checkpoint, replaying");
         self.publish();
@@ -484,8 +492,9 @@ impl Ingest {
         let horizon_bytes = self.reader.as_ref().map_or(0, StreamReader::horizon_bytes);
         let bytes = self.state.bytes();
         self.slot.weigh(bytes, horizon_bytes);
-        self.sources.budget.change(self.weight, bytes + horizon_bytes);
-        self.weight = bytes + horizon_bytes;
+        // The horizon is not in the budget: only reading on takes keys out of it, so stopping would be for ever.
+        self.sources.budget.change(self.weight, bytes);
+        self.weight = bytes;
     }
 
     /// Starts a checkpoint in the background if it is time, one at a time.
@@ -602,7 +611,7 @@ async fn changed(retention: &mut watch::Receiver<Arc<Retention>>) {
     }
 }
 
-fn error_chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

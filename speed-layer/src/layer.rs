@@ -20,8 +20,8 @@ use crate::{PartitionView, RealtimeStore, Snapshot};
 pub struct SpeedSettings {
     /// Tick length, milliseconds.
     pub cut_every_ms: i64,
-    /// Partials and duplicate horizons of all partitions together hold about this many bytes; then reading stops.
-    /// A batch already read is still folded.
+    /// The partials of all partitions together hold about this many bytes; then reading stops. A batch already read
+    /// is still folded. The keys of the duplicate horizon come on top.
     pub memory_bytes: usize,
     /// At most this many raw bytes are folded at once.
     pub batch_bytes: usize,

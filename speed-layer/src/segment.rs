@@ -15,8 +15,10 @@ pub struct Segment {
     /// Ticks that it contains: from the first to the last, both included.
     pub ticks: (Tick, Tick),
     /// Partials by view id: a short list each, to be merged by the reader. A view without keys has an empty list;
-    /// a view that is missing here was not folded (it is still `building`).
+    /// a view that is missing here was not folded (it is still `building`, or failed).
     pub views: HashMap<String, Vec<Partial>>,
+    /// Why a view is missing that a row failed, by view id.
+    pub failed: HashMap<String, String>,
     /// State of the marks at its end.
     pub marks: MarkState,
 }

@@ -14,6 +14,8 @@
 //!
 //! The three are the same `AggregateExec`, rebuilt in another mode; so batch, speed and serving run one definition.
 
+mod plain;
+
 use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
@@ -563,12 +565,17 @@ fn rows_schema(plan: &Arc<dyn ExecutionPlan>) -> Result<SchemaRef> {
 
 /// `plan` with `batches` in the place of its [`Rows`], and no state of an earlier run.
 fn over_rows(plan: Arc<dyn ExecutionPlan>, batches: &[RecordBatch]) -> Result<Arc<dyn ExecutionPlan>> {
+    let source = MemorySourceConfig::try_new_exec(&[batches.to_vec()], rows_schema(&plan)?, None)?;
+    over_source(plan, &(source as _))
+}
+
+/// `plan` with `source` in the place of its [`Rows`], and no state of an earlier run.
+fn over_source(plan: Arc<dyn ExecutionPlan>, source: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let replaced = plan.transform_up(|node| {
         if node.downcast_ref::<Rows>().is_none() {
             return Ok(Transformed::no(node));
         }
-        let source = MemorySourceConfig::try_new_exec(&[batches.to_vec()], node.schema(), None)?;
-        Ok(Transformed::yes(source as Arc<dyn ExecutionPlan>))
+        Ok(Transformed::yes(Arc::clone(source)))
     })?;
     Ok(replaced.data)
 }

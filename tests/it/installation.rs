@@ -358,3 +358,174 @@ fn what_judges_rows_may_not_change_under_data() {
         text(&refused.stderr)
     );
 }
+
+#[test]
+fn a_view_that_is_building_is_neither_right_nor_wrong() {
+    let folder = Folder::with_visits();
+    folder.ok(&["batch", "run"]);
+    let running = folder.start();
+    folder.ok(&["batch", "run"]);
+    running.terminate();
+    let views = format!("{VIEWS}CREATE VIEW seconds AS SELECT seconds, count(*) AS visits FROM visits GROUP BY 1;\n");
+    write(folder.path(), "sql/pipelines/web/views.sql", &views);
+    let running = folder.start();
+    let verified = folder.no(&["verify", "--all"]);
+    assert!(verified.contains("could not be audited: seconds"), "{verified}");
+    assert!(
+        verified.contains("seconds: view \"seconds\" is still building"),
+        "{verified}"
+    );
+    assert!(!verified.contains("not equal"), "{verified}");
+    let status = folder.ok(&["status"]);
+    assert!(status.contains("ready: true"), "{status}");
+    folder.ok(&["batch", "run"]);
+    folder.ok(&["verify", "--all"]);
+    running.terminate();
+}
+
+#[test]
+fn a_view_that_fails_on_a_row_is_named_and_the_others_go_on() {
+    let folder = Folder::with_visits();
+    let views = format!(
+        "{VIEWS}CREATE VIEW rates AS SELECT page, sum(100 / (seconds - 299)) AS rate FROM visits GROUP BY 1;\n"
+    );
+    write(folder.path(), "sql/pipelines/web/views.sql", &views);
+    let run = folder.no(&["batch", "run", "--format", "csv"]);
+    assert!(run.contains("\n1,true,incremental,"), "{run}");
+    assert!(
+        run.contains("generation 1 is without the views that failed") && run.contains("\"rates\": "),
+        "{run}"
+    );
+    assert_eq!(
+        folder.ok(&["query", TOTALS, "--format", "csv", "--batch-only"]),
+        EXPECTED
+    );
+    let refused = folder.run(&["query", "SELECT * FROM rates", "--batch-only"]);
+    assert_eq!(refused.status.code(), Some(3), "as long as a view is building");
+    let refused = text(&refused.stderr);
+    assert!(refused.contains("computed without it, because it failed"), "{refused}");
+}
+
+/// Visits `from..until`, one second each, of pages of their own.
+fn more_visits(folder: &Folder, from: usize, until: usize) {
+    let padding = "x".repeat(400);
+    let line = |visit| {
+        format!(
+            "{{\"visit_id\":\"m{visit}\",\"page\":\"/m{}\",\"seconds\":1,\"at\":\"2026-03-03T10:00:00Z\",\"note\":\"{padding}\"}}\n",
+            visit % 9
+        )
+    };
+    let name = format!("more-{from}.ndjson");
+    write(folder.path(), &name, &(from..until).map(line).collect::<String>());
+    folder.ok(&["import", &name, "--stream", "visits", "--wait"]);
+}
+
+/// The answer must come from the log and the generations alone.
+fn forget_checkpoints(folder: &Folder) {
+    drop(std::fs::remove_dir_all(folder.path().join("foldline-data/checkpoints")));
+}
+
+fn earliest(folder: &Folder) -> u64 {
+    let status: serde_json::Value = serde_json::from_str(&folder.ok(&["status", "--format", "json"])).unwrap();
+    let partitions = status["streams"][0]["partitions"].as_array().unwrap();
+    partitions
+        .iter()
+        .map(|partition| partition["earliest"].as_u64().unwrap())
+        .sum()
+}
+
+#[test]
+fn the_log_keeps_what_readable_generations_need_and_what_a_rollback_needs() {
+    let settings = |bytes: u64| {
+        format!(
+            "[speed]\ncut_every_ms = 50\n[batch]\nschedule = \"\"\n[serve]\nlongest_query_ms = 4000\n[log]\nretention_bytes = {bytes}\n"
+        )
+    };
+    let visits = |folder: &Folder| {
+        let totals = "SELECT sum(visits) AS visits FROM pages";
+        folder
+            .ok(&["query", totals, "--format", "csv"])
+            .lines()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+    };
+    let folder = Folder::with_visits();
+    folder.ok(&["batch", "run"]);
+    more_visits(&folder, 0, 300);
+    // Archived, and not below any cut: nothing of it may go, however little the log is told to keep.
+    folder.set(&settings(1));
+    assert_eq!(visits(&folder), 600);
+    let trimmed = earliest(&folder);
+    assert!(trimmed > 0, "what is below the cut goes");
+    forget_checkpoints(&folder);
+    assert_eq!(visits(&folder), 600, "what is behind it stays");
+
+    // The second generation raises the floor; the log has room, and trims nothing yet.
+    folder.set(&settings(600_000));
+    folder.ok(&["batch", "run"]);
+    let superseded = || std::thread::sleep(std::time::Duration::from_millis(4_100));
+    superseded();
+    let running = folder.start();
+    assert_eq!(earliest(&folder), trimmed);
+    folder.ok(&["generations", "rollback", "1"]);
+    // Now there is no room, and the trimmer comes by every few seconds: what the first one needs stays all the same.
+    more_visits(&folder, 300, 4_300);
+    std::thread::sleep(std::time::Duration::from_secs(7));
+    assert_eq!(earliest(&folder), trimmed);
+    running.kill_minus_9();
+    forget_checkpoints(&folder);
+    assert_eq!(visits(&folder), 4_600, "nothing is lost after a rollback and a restart");
+
+    // Once the log has gone on, there is no way back.
+    folder.ok(&["batch", "run"]);
+    superseded();
+    folder.set(&settings(1));
+    assert_eq!(visits(&folder), 4_600);
+    assert!(earliest(&folder) > trimmed);
+    let refused = folder.no(&["generations", "rollback", "1"]);
+    assert!(refused.contains("and the log begins at"), "{refused}");
+    assert_eq!(visits(&folder), 4_600);
+}
+
+#[test]
+fn dead_letters_come_newest_first_and_in_pages() {
+    let folder = Folder::new();
+    let lines: String = (0..30).map(|line| format!("rubbish {line}\n")).collect();
+    write(folder.path(), "rubbish.ndjson", &lines);
+    folder.ok(&["import", "rubbish.ndjson", "--stream", "visits", "--wait"]);
+    folder.ok(&["batch", "run"]);
+    let listed = |arguments: &[&str]| {
+        let output = folder.run(
+            &[
+                &["archive", "dead-letters", "--stream", "visits", "--format", "csv"],
+                arguments,
+            ]
+            .concat(),
+        );
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let offsets = text(&output.stdout);
+        let offsets = offsets
+            .lines()
+            .skip(1)
+            .map(|line| line.split(',').nth(2).unwrap().parse().unwrap());
+        (
+            offsets.collect::<Vec<u64>>(),
+            text(&output.stderr).contains("there are older ones"),
+        )
+    };
+    assert_eq!(listed(&[]).0.len(), 30);
+    let (all, more) = listed(&["--partition", "0"]);
+    assert!(
+        !more && all.len() > 4 && all.is_sorted_by(|one, other| one > other),
+        "{all:?}"
+    );
+    let (page, more) = listed(&["--partition", "0", "--limit", "2"]);
+    assert_eq!((page.as_slice(), more), (&all[..2], true));
+    let from = all[2].to_string();
+    let (page, more) = listed(&["--partition", "0", "--from", &from, "--limit", "2"]);
+    assert_eq!((page.as_slice(), more), (&all[2..4], all.len() > 4));
+    let refused = folder.run(&["archive", "dead-letters", "--limit", "1001"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+}

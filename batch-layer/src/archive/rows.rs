@@ -57,10 +57,35 @@ impl Archive {
         offsets: Range<Offset>,
         columns: &[String],
     ) -> BoxStream<'static, Result<(chrono::NaiveDate, RecordBatch), ArchiveError>> {
+        self.read_rows(stream, partition, offsets, columns, None)
+    }
+
+    /// As [`Archive::rows`], of one event date alone.
+    pub fn rows_of_date(
+        &self,
+        stream: &Arc<Stream>,
+        partition: &TopicPartition,
+        offsets: Range<Offset>,
+        columns: &[String],
+        date: chrono::NaiveDate,
+    ) -> BoxStream<'static, Result<RecordBatch, ArchiveError>> {
+        let rows = self.read_rows(stream, partition, offsets, columns, Some(date));
+        rows.map_ok(|(_, rows)| rows).boxed()
+    }
+
+    fn read_rows(
+        &self,
+        stream: &Arc<Stream>,
+        partition: &TopicPartition,
+        offsets: Range<Offset>,
+        columns: &[String],
+        date: Option<chrono::NaiveDate>,
+    ) -> BoxStream<'static, Result<(chrono::NaiveDate, RecordBatch), ArchiveError>> {
         let archive = self.clone();
         let (stream, partition, columns) = (Arc::clone(stream), partition.clone(), columns.to_vec());
         let plan = async move {
-            let files = archive.row_files(&partition, &offsets).await?;
+            let mut files = archive.row_files(&partition, &offsets).await?;
+            files.retain(|file| date.is_none() || file.date == date);
             let wanted = Arc::new(Wanted {
                 topic: partition.topic.clone(),
                 fields: fields_of(&stream, &columns)?,

@@ -21,6 +21,8 @@ struct Share {
     held: usize,
     /// Part of the roll under way.
     rolling: usize,
+    /// Keys of the duplicate horizon: no roll frees them.
+    horizon: usize,
 }
 
 impl Budget {
@@ -34,12 +36,25 @@ impl Budget {
 
     /// Bytes of all partitions.
     pub(super) fn used(&self) -> usize {
-        used(&self.shares())
+        let shares = self.shares();
+        used(&shares) + horizons(&shares)
     }
 
     /// Whether more may be read.
     pub(super) fn open(&self) -> bool {
-        self.used() < self.limit
+        let shares = self.shares();
+        used(&shares) < self.room(&shares)
+    }
+
+    /// The keys of the duplicate horizon of `partition` take `bytes` now.
+    pub(super) fn horizon(&self, partition: &TopicPartition, bytes: usize) {
+        self.shares().entry(partition.clone()).or_default().horizon = bytes;
+    }
+
+    /// What records may take: the keys take the rest. A part is left to records whatever the keys take, because an
+    /// archiver that stands still would keep the log for ever, and give no key free either.
+    fn room(&self, shares: &BTreeMap<TopicPartition, Share>) -> usize {
+        self.limit.saturating_sub(horizons(shares)).max(self.limit / 4)
     }
 
     /// Tells of every change after which somebody may read again or must roll early.
@@ -52,7 +67,8 @@ impl Budget {
         let mut shares = self.shares();
         let before = used(&shares);
         shares.entry(partition.clone()).or_default().held += bytes;
-        let closed_now = before < self.limit && before + bytes >= self.limit;
+        let room = self.room(&shares);
+        let closed_now = before < room && before + bytes >= room;
         drop(shares);
         if closed_now {
             self.changed.send_replace(());
@@ -84,7 +100,8 @@ impl Budget {
     pub(super) fn wants(&self, partition: &TopicPartition) -> bool {
         let shares = self.shares();
         let rolling: usize = shares.values().map(|share| share.rolling).sum();
-        if used(&shares) < self.limit || rolling >= self.limit / 2 {
+        let room = self.room(&shares);
+        if used(&shares) < room || rolling >= room / 2 {
             return false;
         }
         let idle = shares.iter().filter(|(_, share)| share.rolling == 0 && share.held > 0);
@@ -100,6 +117,10 @@ impl Budget {
     fn shares(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, Share>> {
         self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn horizons(shares: &BTreeMap<TopicPartition, Share>) -> usize {
+    shares.values().map(|share| share.horizon).sum()
 }
 
 fn used(shares: &BTreeMap<TopicPartition, Share>) -> usize {
@@ -118,6 +139,25 @@ mod tests {
             incarnation: uuid::Uuid::nil(),
             partition: Partition(number),
         }
+    }
+
+    #[test]
+    fn keys_of_the_horizon_count_and_leave_room_for_records() {
+        let budget = Budget::new(100);
+        budget.horizon(&partition(0), 50);
+        budget.hold(&partition(1), 49);
+        assert!(budget.open() && !budget.wants(&partition(1)), "99 of 100");
+        budget.hold(&partition(1), 1);
+        assert!(!budget.open() && budget.wants(&partition(1)));
+        assert_eq!(budget.used(), 100);
+        budget.roll(&partition(1));
+        budget.rolled(&partition(1));
+        budget.horizon(&partition(0), 500);
+        assert!(budget.open(), "records go on");
+        budget.hold(&partition(1), 25);
+        assert!(!budget.open());
+        budget.forget(&partition(0));
+        assert!(budget.open());
     }
 
     #[test]

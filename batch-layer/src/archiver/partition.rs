@@ -133,7 +133,7 @@ impl PartitionArchiver {
         budget.forget(&partition);
         let error = match outcome {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => chain_of(&error),
+            Ok(Err(error)) => crate::with_causes(&error),
             Err(failure) => format!("its task failed: {failure}"),
         };
         tracing::error!(%partition, error, "archiving has stopped");
@@ -175,6 +175,9 @@ impl PartitionArchiver {
             rolling: None,
             read_to: None,
         };
+        self.shared
+            .budget
+            .horizon(&self.partition, session.reader.horizon_bytes());
         let cancel = self.shared.cancel.clone();
         let mut memory = self.shared.budget.watch();
         loop {
@@ -197,7 +200,10 @@ impl PartitionArchiver {
                 _ = memory.changed() => {}
                 _ = self.target.changed() => {}
                 progress = session.reader.next(self.shared.read_bytes, wait), if may_read => match progress {
-                    Ok(progress) => self.read(&mut session, progress),
+                    Ok(progress) => {
+                        self.shared.budget.horizon(&self.partition, session.reader.horizon_bytes());
+                        self.read(&mut session, progress);
+                    }
                     Err(error) => {
                         // What was read before the error is as good as ever.
                         self.finish(&mut session).await?;
@@ -415,7 +421,7 @@ async fn commit(
 }
 
 fn note_failure(shared: &Shared, partition: &TopicPartition, standing: &watch::Sender<Standing>, error: &ArchiveError) {
-    let reason = chain_of(error);
+    let reason = crate::with_causes(error);
     tracing::warn!(%partition, error = reason, "archiving failed; trying again");
     shared.counters().retries += 1;
     standing.send_modify(|standing| standing.stop = Some(Stop::Passing(reason)));
@@ -474,18 +480,4 @@ async fn at(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-/// An error with its causes.
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

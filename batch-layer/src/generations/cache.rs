@@ -1,8 +1,9 @@
-//! Partials of batch views in memory, loaded once however many ask.
+//! Partials of batch views in memory, loaded once however many ask, within a bound.
 //!
 //! Files never change, so they are cached by path: two generations share the partials of the dates that did not
-//! change. What no readable generation names any more is dropped at the next refresh; so the cache holds at most the
-//! readable generations, and what else was asked for since the last refresh.
+//! change. What no readable generation names any more is dropped at the next refresh. When the files take more than the
+//! bound, the views that were asked for longest ago go, whole: an answer needs every date of its view. The view that was
+//! asked for last stays even if it is larger by itself, since its answer holds it anyway.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,18 +23,50 @@ const LOADS: usize = 8;
 /// Partials by event date, in order.
 pub(super) type DatePartials = Arc<Vec<(chrono::NaiveDate, Partial)>>;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PartialCache {
+    bytes_max: usize,
     slots: Mutex<Slots>,
 }
 
 #[derive(Debug, Default)]
 struct Slots {
-    files: HashMap<String, Arc<OnceCell<Partial>>>,
-    views: HashMap<(GenerationNumber, String), Arc<OnceCell<DatePartials>>>,
+    /// By path, with the bytes that it takes: those of the file, which is not compressed. A file that no view of `views`
+    /// holds goes.
+    files: HashMap<String, (u64, Arc<File>)>,
+    views: HashMap<(GenerationNumber, String), Held>,
+    /// Counts what was asked for.
+    asked: u64,
+}
+
+type File = OnceCell<Partial>;
+
+/// A view that was asked for.
+#[derive(Debug, Default)]
+struct Held {
+    files: Vec<Arc<File>>,
+    partials: Arc<OnceCell<DatePartials>>,
+    /// When it was asked for last, as counted.
+    asked: u64,
 }
 
 impl PartialCache {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            slots: Mutex::default(),
+        }
+    }
+
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// Bytes of the partials in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.slots().bytes()
+    }
+
     pub(super) async fn partials(
         &self,
         store: &dyn ObjectStore,
@@ -42,43 +75,84 @@ impl PartialCache {
         view: &BatchView,
         fold: &Fold,
     ) -> Result<DatePartials, GenerationError> {
-        let slot = {
-            let mut slots = self.slots();
-            Arc::clone(slots.views.entry((generation.number, view_id.to_owned())).or_default())
-        };
+        let (files, partials) = self.slots().hold(generation.number, view_id, view);
         let load = || async {
-            let files: Vec<_> = view
-                .dates
-                .iter()
-                .map(|file| async move { Ok((file.date, self.file(store, file, fold).await?)) })
-                .collect();
+            let loads = view.dates.iter().zip(&files).map(|(file, slot)| async move {
+                let partial = slot.get_or_try_init(|| load(store, file, fold)).await?;
+                Ok((file.date, partial.clone()))
+            });
+            let loads: Vec<_> = loads.collect();
             let partials: Result<Vec<_>, GenerationError> =
-                futures::stream::iter(files).buffered(LOADS).try_collect().await;
-            partials.map(Arc::new)
+                futures::stream::iter(loads).buffered(LOADS).try_collect().await;
+            let partials = Arc::new(partials?);
+            self.slots().make_room(self.bytes_max);
+            Ok(partials)
         };
-        slot.get_or_try_init(load).await.cloned()
+        partials.get_or_try_init(load).await.cloned()
     }
 
     /// Drops what none of `readable` names.
     pub(super) fn retain(&self, readable: &[Arc<Generation>]) {
         let numbers: HashSet<GenerationNumber> = readable.iter().map(|generation| generation.number).collect();
-        let views = readable.iter().flat_map(|generation| generation.views.values());
-        let paths: HashSet<&str> = views
-            .flat_map(|view| &view.dates)
-            .map(|file| file.path.as_str())
-            .collect();
         let mut slots = self.slots();
         slots.views.retain(|(number, _), _| numbers.contains(number));
-        slots.files.retain(|path, _| paths.contains(path.as_str()));
-    }
-
-    async fn file(&self, store: &dyn ObjectStore, file: &DatePartial, fold: &Fold) -> Result<Partial, GenerationError> {
-        let slot = Arc::clone(self.slots().files.entry(file.path.clone()).or_default());
-        slot.get_or_try_init(|| load(store, file, fold)).await.cloned()
+        slots.forget_files();
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slots {
+    /// The places of a view's files and of all of them together, marked as asked for now.
+    fn hold(
+        &mut self,
+        number: GenerationNumber,
+        view_id: &str,
+        view: &BatchView,
+    ) -> (Vec<Arc<File>>, Arc<OnceCell<DatePartials>>) {
+        self.asked += 1;
+        let held = self.views.entry((number, view_id.to_owned())).or_default();
+        held.asked = self.asked;
+        if held.files.is_empty() {
+            let files = view.dates.iter();
+            held.files = files
+                .map(|file| {
+                    let (bytes, slot) = self.files.entry(file.path.clone()).or_default();
+                    *bytes = file.bytes;
+                    Arc::clone(slot)
+                })
+                .collect();
+        }
+        // Once the partials are there, nobody asks for the files one by one.
+        let files = match held.partials.initialized() {
+            true => Vec::new(),
+            false => held.files.clone(),
+        };
+        (files, Arc::clone(&held.partials))
+    }
+
+    fn make_room(&mut self, bytes_max: usize) {
+        while self.bytes() > bytes_max && self.views.len() > 1 {
+            let oldest = self.views.iter().min_by_key(|(_, held)| held.asked);
+            let Some(oldest) = oldest.map(|(place, _)| place.clone()) else {
+                return;
+            };
+            self.views.remove(&oldest);
+            self.forget_files();
+        }
+    }
+
+    /// Drops the files that no view holds, nor anybody who is loading them.
+    fn forget_files(&mut self) {
+        self.files.retain(|_, (_, file)| Arc::strong_count(file) > 1);
+    }
+
+    fn bytes(&self) -> usize {
+        let loaded = self.files.values().filter(|(_, file)| file.initialized());
+        let bytes: u64 = loaded.map(|(bytes, _)| bytes).sum();
+        usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 }
 
@@ -90,7 +164,7 @@ pub(crate) async fn load(store: &dyn ObjectStore, file: &DatePartial, fold: &Fol
     };
     let path = Path::parse(&file.path).map_err(|error| damaged(error.to_string()))?;
     let bytes = store::read_file(store, &path, file.bytes, file.crc32).await?;
-    let partial = Partial::decode(&bytes, fold).map_err(|error| damaged(chain(&error)))?;
+    let partial = Partial::decode(&bytes, fold).map_err(|error| damaged(crate::with_causes(&error)))?;
     if partial.keys() as u64 != file.keys {
         return Err(damaged(format!(
             "it has {} keys instead of {}",
@@ -99,15 +173,4 @@ pub(crate) async fn load(store: &dyn ObjectStore, file: &DatePartial, fold: &Fol
         )));
     }
     Ok(partial)
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -128,6 +128,11 @@ pub(super) async fn numbers_after(
     Ok(numbers)
 }
 
+/// Numbers of the pinned generations.
+pub(super) async fn pinned(store: &dyn ObjectStore) -> Result<Vec<GenerationNumber>, GenerationError> {
+    Ok(list(store, PINS).await?.iter().filter_map(number_of).collect())
+}
+
 /// Everything that names files: pins and holds first, manifests after them.
 ///
 /// The order matters. A rollback writes its hold, then checks that the manifest is still stored, then publishes, then

@@ -6,7 +6,7 @@
 //! together weigh a few times what the merged partial will.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
@@ -69,6 +69,8 @@ type Place = (usize, NaiveDate);
 pub(super) struct Accumulator {
     folds: Vec<Arc<Fold>>,
     runs: Mutex<HashMap<Place, Vec<Partial>>>,
+    /// Why folds failed, by their position: a row that one view's SQL cannot take holds up no other view.
+    failed: Mutex<BTreeMap<usize, FoldError>>,
 }
 
 impl Accumulator {
@@ -76,7 +78,28 @@ impl Accumulator {
         Self {
             folds,
             runs: Mutex::default(),
+            failed: Mutex::default(),
         }
+    }
+
+    /// Whether every one of the folds at `views` has failed: then their rows need not be read.
+    pub(super) fn all_failed(&self, views: &[usize]) -> bool {
+        let failed = self.failed();
+        views.iter().all(|view| failed.contains_key(view))
+    }
+
+    /// Leaves the fold at `view` out from now on.
+    pub(super) fn fail(&self, view: usize, error: FoldError) {
+        self.failed().entry(view).or_insert(error);
+    }
+
+    /// The folds that failed, by their position.
+    pub(super) fn take_failed(&self) -> BTreeMap<usize, FoldError> {
+        std::mem::take(&mut *self.failed())
+    }
+
+    fn failed(&self) -> MutexGuard<'_, BTreeMap<usize, FoldError>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Folds rows of one date for the folds at `views`.
@@ -88,6 +111,14 @@ impl Accumulator {
     ) -> Result<(), RecomputeError> {
         let Some(first) = batches.first() else { return Ok(()) };
         let schema = first.schema();
+        let views: Vec<usize> = {
+            let failed = self.failed();
+            views
+                .iter()
+                .copied()
+                .filter(|view| !failed.contains_key(view))
+                .collect()
+        };
         let folds: Vec<Arc<Fold>> = views.iter().map(|&view| Arc::clone(&self.folds[view])).collect();
         let partials = beside(async move {
             let rows = concat_batches(&schema, &batches).map_err(|error| FoldError::Shape {
@@ -98,33 +129,42 @@ impl Accumulator {
             drop(batches);
             let mut partials = Vec::with_capacity(folds.len());
             for fold in &folds {
-                partials.push(fold.partial(&rows).await?);
+                partials.push(fold.partial(&rows).await);
             }
             Ok::<_, FoldError>(partials)
         })
         .await??;
-        for (&view, partial) in views.iter().zip(partials) {
-            self.add((view, date), partial).await?;
+        for (view, partial) in views.into_iter().zip(partials) {
+            let added = match partial {
+                Ok(partial) => self.add((view, date), partial).await?,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = added {
+                self.fail(view, error);
+            }
         }
         Ok(())
     }
 
     /// What there is for each view and date, to be merged once more.
-    pub(super) fn into_partials(self) -> impl Iterator<Item = (Place, Vec<Partial>)> {
-        let runs = self.runs.into_inner().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn take_partials(&self) -> impl Iterator<Item = (Place, Vec<Partial>)> + use<> {
+        let runs = std::mem::take(&mut *self.runs.lock().unwrap_or_else(PoisonError::into_inner));
         // In order, so that a run stores its files in an order that can be repeated.
         runs.into_iter().collect::<BTreeMap<_, _>>().into_iter()
     }
 
-    async fn add(&self, place: Place, mut partial: Partial) -> Result<(), RecomputeError> {
+    async fn add(&self, place: Place, mut partial: Partial) -> Result<Result<(), FoldError>, RecomputeError> {
         if partial.keys() == 0 {
-            return Ok(());
+            return Ok(Ok(()));
         }
         while let Some(alike) = self.push_or_take_alike(place, &partial) {
             let fold = Arc::clone(&self.folds[place.0]);
-            partial = beside(async move { fold.merge(&alike).await }).await??;
+            partial = match beside(async move { fold.merge(&alike).await }).await? {
+                Ok(merged) => merged,
+                Err(error) => return Ok(Err(error)),
+            };
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// Keeps `partial`, or hands it back together with enough runs of its size to be merged. Merging happens outside

@@ -18,6 +18,8 @@ pub(super) struct Job {
     /// Partials of the generation that the run starts from; none for a view computed from its origin.
     pub(super) previous: Vec<DatePartial>,
     from_origin: bool,
+    /// The generation that the run starts from was computed without it, because it failed.
+    failed_before: bool,
 }
 
 /// Views that read the same offsets of the same stream, and the columns that they need together.
@@ -75,7 +77,7 @@ impl Plan {
         let mut plan = Self {
             nothing_new: kind == RunKind::Incremental
                 && base.is_some_and(|base| same_offsets(base, &cut))
-                && jobs.iter().all(|job| !job.from_origin),
+                && jobs.iter().all(|job| !job.from_origin || job.failed_before),
             cut,
             jobs,
             passes,
@@ -167,6 +169,10 @@ fn jobs(catalog: &Catalog, base: Option<&Generation>, kind: RunKind) -> Vec<Job>
     let mut jobs = Vec::new();
     for view in catalog.views() {
         let ViewKind::Fold(fold) = &view.kind else { continue };
+        // Views of one meaning have one id, and share its files whatever they are called.
+        if jobs.iter().any(|job: &Job| job.view.id == view.id) {
+            continue;
+        }
         let incremental = base.filter(|_| kind == RunKind::Incremental);
         let previous = incremental.and_then(|base| base.views.get(&view.id));
         jobs.push(Job {
@@ -174,6 +180,7 @@ fn jobs(catalog: &Catalog, base: Option<&Generation>, kind: RunKind) -> Vec<Job>
             fold: Arc::clone(fold),
             previous: previous.map(|view| view.dates.clone()).unwrap_or_default(),
             from_origin: previous.is_none(),
+            failed_before: base.is_some_and(|base| base.failed.contains_key(&view.id)),
         });
     }
     jobs

@@ -165,7 +165,8 @@ impl Ledger {
     }
 
     /// Up to when every scheduled time has been run or stood for: the newest scheduled run that ended by itself, else
-    /// the first start of scheduling here, which is now (`now_ms`) if it has never been.
+    /// the first start of scheduling here, which is now (`now_ms`) if it has never been. Never after now: a clock that
+    /// was ahead when runs were recorded does not stop scheduling until it is that late again.
     pub async fn done_until(&self, now_ms: i64) -> Result<i64, LedgerError> {
         let mine = FirstStart {
             version: 1,
@@ -176,13 +177,19 @@ impl Ledger {
             Created::Mine => mine,
             Created::Theirs(theirs) => theirs,
         };
+        let newest = self.newest_ended().await?;
+        let done_until = newest.map_or(first_start.at_ms, |newest| newest.max(first_start.at_ms));
+        Ok(done_until.min(now_ms))
+    }
+
+    /// The newest scheduled time whose run ended by itself.
+    async fn newest_ended(&self) -> Result<Option<i64>, LedgerError> {
         let ended_itself = |run: &Run| match &run.state {
             RunState::Finished(Outcome::Stopped) | RunState::Died | RunState::Running => None,
             RunState::Finished(_) => run.started.scheduled_ms,
         };
         let runs = self.history(usize::MAX).await?;
-        let newest = runs.iter().filter_map(ended_itself).max();
-        Ok(newest.unwrap_or(first_start.at_ms).max(first_start.at_ms))
+        Ok(runs.iter().filter_map(ended_itself).max())
     }
 
     /// Claims the try `tried` of the scheduled time `last_ms`, standing for those since `first_ms` (`skipped` of them
@@ -256,11 +263,10 @@ impl Ledger {
         let Some(excess) = stems.len().checked_sub(keep).filter(|&excess| excess > 0) else {
             return Ok(0);
         };
-        let done_until = self.done_until(i64::MAX).await?;
-        let done_until = format!("{done_until:020}-");
+        let newest_ended = self.newest_ended().await?.map(|newest| format!("{newest:020}-"));
         let mut removed = 0;
         for (stem, finished) in stems.into_iter().take(excess) {
-            if stem.starts_with(&done_until) {
+            if newest_ended.as_ref().is_some_and(|newest| stem.starts_with(newest)) {
                 continue;
             }
             // The claim goes last: the runs are listed by their claims, so nothing is left behind by a crash.

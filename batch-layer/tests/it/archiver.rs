@@ -15,6 +15,8 @@ use foldline_sql::{Stream, UniqueKey};
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use tokio_util::sync::CancellationToken;
 
 use crate::clicks::{DAY_US, MAY_US, stream};
@@ -582,4 +584,22 @@ async fn duplicates_are_known_across_restarts() {
     let good = (0..100).filter(|&number| !malformed(number)).count() as u64;
     assert_eq!(duplicates, 2 * good);
     site.exactly_once().await;
+}
+
+#[tokio::test]
+async fn a_commit_lists_no_folder() {
+    let mut world = crate::world::World::new().await;
+    let mut random = StdRng::seed_from_u64(1);
+    world.archive_more(&mut random, 0, 5).await;
+    let before = world.store.lists();
+    world.archive_more(&mut random, 0, 200).await;
+    assert_eq!(world.store.lists(), before, "the name of the next commit is known");
+    // Another process finds what this one wrote, one commit after the other.
+    let partition = crate::world::topic().partition(0);
+    let other = Archive::new(Arc::new(world.store.clone()));
+    let listed = other.commits(&partition).await.unwrap().len();
+    world.archive_more(&mut random, 0, 50).await;
+    let ours = world.archive.commits(&partition).await.unwrap();
+    assert!(ours.len() > listed);
+    assert_eq!(other.commits(&partition).await.unwrap(), ours);
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -38,6 +39,7 @@ pub(crate) enum Fault {
 pub(crate) struct Faulty {
     store: Arc<dyn ObjectStore>,
     plan: Arc<Mutex<Plan>>,
+    lists: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +54,7 @@ impl Faulty {
         Self {
             store,
             plan: Arc::default(),
+            lists: Arc::default(),
         }
     }
 
@@ -66,6 +69,11 @@ impl Faulty {
     /// Puts that met the plan's path.
     pub(crate) fn puts(&self) -> usize {
         self.plan.lock().unwrap().puts
+    }
+
+    /// Folders listed since the store was made.
+    pub(crate) fn lists(&self) -> usize {
+        self.lists.load(Ordering::Relaxed)
     }
 
     /// Planned faults that nothing has met yet.
@@ -139,10 +147,12 @@ impl ObjectStore for Faulty {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.lists.fetch_add(1, Ordering::Relaxed);
         self.store.list(prefix)
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.lists.fetch_add(1, Ordering::Relaxed);
         self.store.list_with_offset(prefix, offset)
     }
 

@@ -8,9 +8,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use foldline_batch_layer::archive::path::FileName;
-use foldline_batch_layer::{
-    Archive, ArchiveError, GarbageReport, GenerationError, Generations, Ledger, RunKind, garbage,
-};
+use foldline_batch_layer::{ArchiveError, GarbageReport, GenerationError, Generations, Ledger, RunKind, garbage};
 use foldline_event_log::Offset;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
@@ -28,9 +26,13 @@ use crate::world::{LONGEST_QUERY_MS, World, files_of, number};
 
 async fn collect(world: &World) -> GarbageReport {
     let ledger = Ledger::new(Arc::new(world.store.clone()));
-    garbage::collect(&world.archive, &world.fresh_generations(), &ledger)
-        .await
-        .unwrap()
+    let report = garbage::collect(&world.fresh_generations(), &ledger).await.unwrap();
+    let of_archive = garbage::collect_archive(&world.archive).await.unwrap();
+    GarbageReport {
+        archive_files: of_archive.archive_files,
+        bytes: report.bytes + of_archive.bytes,
+        ..report
+    }
 }
 
 #[tokio::test]
@@ -157,7 +159,7 @@ async fn a_damaged_manifest_stops_the_collection() {
     world.store.put(&damaged, PutPayload::from_static(b"{}")).await.unwrap();
     let before = world.paths("views").await;
     let ledger = Ledger::new(Arc::new(world.store.clone()));
-    let outcome = garbage::collect(&world.archive, &world.fresh_generations(), &ledger).await;
+    let outcome = garbage::collect(&world.fresh_generations(), &ledger).await;
     assert!(outcome.unwrap_err().to_string().contains(damaged.as_ref()));
     assert_eq!(world.paths("views").await, before);
 }
@@ -318,14 +320,14 @@ async fn a_rollback_beside_collections_keeps_its_files_or_is_refused() {
             });
             let clock = Arc::new(world.clock.clone());
             let generations = Generations::new(Arc::clone(&store), clock, LONGEST_QUERY_MS, 3);
-            (Archive::new(Arc::clone(&store)), generations, Ledger::new(store))
+            (generations, Ledger::new(store))
         };
-        let (_, roller, _) = process(seed * 4);
-        let (_, pinner, _) = process(seed * 4 + 1);
+        let (roller, _) = process(seed * 4);
+        let (pinner, _) = process(seed * 4 + 1);
         let collectors = [process(seed * 4 + 2), process(seed * 4 + 3)];
-        let collections = collectors.iter().map(|(archive, generations, ledger)| async move {
-            garbage::collect(archive, generations, ledger).await.unwrap();
-            garbage::collect(archive, generations, ledger).await.unwrap();
+        let collections = collectors.iter().map(|(generations, ledger)| async move {
+            garbage::collect(generations, ledger).await.unwrap();
+            garbage::collect(generations, ledger).await.unwrap();
         });
         let (rolled, pin, _) = tokio::join!(
             roller.rollback(number(1)),

@@ -367,3 +367,42 @@ async fn pins_are_listed_and_taken_away() {
     ));
     assert_ne!(first.attempt, Uuid::nil());
 }
+
+#[tokio::test]
+async fn partials_in_memory_keep_within_their_bound() {
+    let world = World::filled(41, 300).await;
+    let generation = world.run(RunKind::Full, world.end_tick()).await.unwrap().generation;
+    let unbounded = world.fresh_generations();
+    let mut largest = 0;
+    for view in world.catalog.views() {
+        let (before, _) = unbounded.cached_bytes();
+        world.finished(&unbounded, &generation, view).await.unwrap();
+        largest = largest.max(unbounded.cached_bytes().0 - before);
+    }
+    let (all, _) = unbounded.cached_bytes();
+    assert!(largest < all);
+
+    let bounded = world.fresh_generations().caching(largest);
+    for _ in 0..2 {
+        for view in world.catalog.views() {
+            let one = world.finished(&bounded, &generation, view).await.unwrap();
+            assert_eq!(one, world.plain(view, &generation.cut).await);
+            assert!(bounded.cached_bytes().0 <= largest);
+        }
+    }
+    // What was asked for last is still there: it is read without the store.
+    let last = world.catalog.views().last().unwrap();
+    for file in &generation.views[&last.id].dates {
+        world.store.delete(&Path::parse(&file.path).unwrap()).await.unwrap();
+    }
+    world.finished(&bounded, &generation, last).await.unwrap();
+    let tiny = world.fresh_generations().caching(1);
+    let first = &world.catalog.views()[0];
+    world.finished(&tiny, &generation, first).await.unwrap();
+    assert!(tiny.cached_bytes().0 > 1, "one view stays, however large");
+    for view in &world.catalog.views()[1..2] {
+        world.finished(&tiny, &generation, view).await.unwrap();
+    }
+    let (two, _) = tiny.cached_bytes();
+    assert!(two < all, "the other one went");
+}

@@ -373,3 +373,73 @@ async fn damage_is_named() {
     let full = world.run(RunKind::Full, world.end_tick()).await.unwrap();
     world.agrees(&full.generation).await;
 }
+
+#[tokio::test]
+async fn views_of_one_meaning_share_their_files() {
+    let mut world = World::filled(31, 200).await;
+    let select = "SELECT amount % 5 AS kind, count(*) AS clicks FROM clicks GROUP BY 1;";
+    world.catalog = catalog(&format!("CREATE VIEW one AS {select}\nCREATE VIEW other AS {select}")).await;
+    world.store.plan("views/", &[]);
+    let report = world.run(RunKind::Full, world.end_tick()).await.unwrap();
+    assert_eq!(
+        report.generation.views.len(),
+        1,
+        "the name is no part of what a view means"
+    );
+    assert_eq!(
+        world.store.puts(),
+        files_of(&report.generation).len(),
+        "each file is written once"
+    );
+    world.agrees(&report.generation).await;
+}
+
+#[tokio::test]
+async fn a_view_that_fails_on_a_row_is_left_out_and_holds_up_no_other() {
+    let mut world = World::filled(32, 60).await;
+    let sound = "CREATE VIEW sound AS SELECT amount % 5 AS kind, count(*) AS clicks FROM clicks GROUP BY 1;";
+    let failing =
+        "CREATE VIEW failing AS SELECT amount % 5 AS kind, sum(100 / (amount - 17)) AS part FROM clicks GROUP BY 1;";
+    world.catalog = catalog(&format!("{sound}\n{failing}")).await;
+    let view_id = |world: &World, name: &str| world.catalog.view(name).unwrap().id.clone();
+    for kind in [RunKind::Incremental, RunKind::Full] {
+        let report = world.run(kind, world.end_tick()).await.unwrap();
+        assert!(report.published);
+        let names: Vec<&str> = report
+            .generation
+            .views
+            .values()
+            .map(|view| view.name.as_str())
+            .collect();
+        assert_eq!(names, ["sound"]);
+        assert!(
+            report.failed["failing"].contains("ivide by zero"),
+            "{:?}",
+            report.failed
+        );
+        assert!(report.generation.failed.contains_key(&view_id(&world, "failing")));
+        let sound = Arc::clone(world.catalog.view("sound").unwrap());
+        let finished = world
+            .finished(&world.fresh_generations(), &report.generation, &sound)
+            .await;
+        assert_eq!(finished.unwrap(), world.plain(&sound, &report.generation.cut).await);
+    }
+    let again = world.run(RunKind::Incremental, world.end_tick()).await.unwrap();
+    assert!(!again.published, "a view that fails is nothing new");
+    assert!(again.failed.contains_key("failing"), "and is still named");
+    // Mended, it is computed again from the first row.
+    let mended = failing.replace("amount - 17", "amount + 17");
+    world.catalog = catalog(&format!("{sound}\n{mended}")).await;
+    let report = world.run(RunKind::Incremental, world.end_tick()).await.unwrap();
+    assert!(report.published && report.failed.is_empty() && report.generation.failed.is_empty());
+    world.agrees(&report.generation).await;
+}
+
+#[tokio::test]
+async fn a_run_at_an_earlier_tick_says_that_it_is_behind() {
+    let world = World::filled(33, 60).await;
+    let report = world.run(RunKind::Incremental, world.end_tick()).await.unwrap();
+    assert!(!report.behind);
+    let report = world.run(RunKind::Incremental, Tick(CUT_EVERY_MS)).await.unwrap();
+    assert!(!report.published && report.behind);
+}

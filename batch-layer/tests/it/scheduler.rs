@@ -162,7 +162,9 @@ impl Clock for HandClock {
 #[async_trait]
 impl Alarm for HandClock {
     async fn sleep_until(&self, at_ms: i64) {
-        self.0.subscribe().wait_for(|&now| now >= at_ms).await.unwrap();
+        let since = self.now_ms();
+        let passed = |now: &i64| *now >= at_ms || *now < since;
+        self.0.subscribe().wait_for(passed).await.unwrap();
     }
 }
 
@@ -411,6 +413,48 @@ async fn of_two_schedulers_one_runs_each_time() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_back_holds_nothing_up() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    // The clock is a month ahead, and is set right while the scheduler waits.
+    let clock = HandClock::at("2024-06-01T00:00:00Z");
+    let mut desk = Desk::open(Arc::clone(&store), &clock);
+    desk.settle().await;
+    clock.set("2024-06-01T00:10:00Z");
+    assert_eq!(desk.next().await, times_of("2024-06-01T00:10:00Z"));
+    desk.end.send(Outcome::Published(1)).unwrap();
+    desk.settle().await;
+    clock.set("2024-05-01T00:05:00Z");
+    desk.settle().await;
+    clock.set("2024-05-01T00:10:00Z");
+    assert_eq!(desk.next().await, times_of("2024-05-01T00:10:00Z"));
+    desk.end.send(Outcome::NothingNew).unwrap();
+    desk.settle().await;
+    desk.close().await;
+    // Another start: what the ledger remembers of the month ahead is not when runs go on.
+    let mut desk = Desk::open(store, &clock);
+    desk.settle().await;
+    clock.set("2024-05-01T00:20:00Z");
+    assert_eq!(desk.next().await, times_of("2024-05-01T00:20:00Z"));
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_pruned_before_anything_was_scheduled_catches_up_as_ever() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let clock = HandClock::at("2024-05-01T00:00:00Z");
+    let ledger = Ledger::new(Arc::clone(&store));
+    for second in 0..4 {
+        let run = ledger.start_by_hand(clock.now_ms() + second).await.unwrap();
+        ledger.finish(&run, Outcome::NothingNew, run.started_ms).await.unwrap();
+    }
+    assert!(ledger.prune(1).await.unwrap() > 0);
+    let mut desk = Desk::open(store, &clock);
+    desk.settle().await;
+    clock.set("2024-05-01T00:10:00Z");
+    desk.settle().await;
+    assert_eq!(desk.started.try_recv().unwrap().scheduled_ms, Some(clock.now_ms()));
+}
+
+#[tokio::test]
 async fn a_ledger_that_fails_is_tried_again() {
     let store = Faulty::new(Arc::new(InMemory::new()));
     let clock = HandClock::at("2024-05-01T00:00:00Z");
@@ -441,11 +485,12 @@ async fn the_ledger_forgets_old_runs_but_not_where_catch_up_begins() {
         let run = ledger.start_by_hand(ms("2024-05-01T00:11:00Z") + second).await.unwrap();
         ledger.finish(&run, Outcome::NothingNew, run.started_ms).await.unwrap();
     }
-    let before = ledger.done_until(0).await.unwrap();
+    let now_ms = clock.now_ms();
+    let before = ledger.done_until(now_ms).await.unwrap();
     assert_eq!(before, ms("2024-05-01T00:10:00Z"));
     assert_eq!(ledger.prune(3).await.unwrap(), 8);
     assert_eq!(ledger.history(100).await.unwrap().len(), 4);
-    assert_eq!(ledger.done_until(0).await.unwrap(), before);
+    assert_eq!(ledger.done_until(now_ms).await.unwrap(), before);
     assert_eq!(ledger.prune(3).await.unwrap(), 0);
 
     // A record of another version is named.

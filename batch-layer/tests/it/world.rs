@@ -279,6 +279,7 @@ pub(crate) fn empty_draft(base: Option<&Generation>) -> Draft {
         attempt: Uuid::new_v4(),
         cut: base.map(|base| base.cut.clone()).unwrap_or_default(),
         views: Default::default(),
+        failed: Default::default(),
         kind: RunKind::Incremental,
         based_on: base.map(|base| base.number),
     }

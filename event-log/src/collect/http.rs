@@ -146,7 +146,11 @@ async fn take_events(
     let (body, _memory) = read_body(&collector, &headers, body).await?;
     let sequence = match idempotency_key {
         None => None,
-        Some(key) => Some(request_sequence(&collector, &stream, &key, &body).await?),
+        Some(key) => {
+            let sequence = request_sequence(&stream, &key, &body);
+            refuse_another_body(&collector, &sequence).await?;
+            Some(sequence)
+        }
     };
     let ndjson = headers
         .get(CONTENT_TYPE)
@@ -172,7 +176,11 @@ async fn take_events(
             .map_err(|_| Problem::internal())??
     };
     if !records.is_empty() || sequence.is_some() {
-        collector.append(&stream, records, sequence).await?;
+        let outcome = collector.append(&stream, records, sequence.clone()).await?;
+        if let (Appended::Already, Some(sequence)) = (outcome, &sequence) {
+            // Stored by then: perhaps another body, that came at the same moment.
+            refuse_another_body(&collector, sequence).await?;
+        }
     }
     Ok((StatusCode::ACCEPTED, axum::Json(taken)).into_response())
 }
@@ -335,23 +343,25 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 }
 
 /// The sequence of a request that happens once: a fingerprint of its body, so that another body is noticed.
-async fn request_sequence(
-    collector: &Collector,
-    stream: &Stream,
-    key: &str,
-    body: &[u8],
-) -> Result<ProducerSequence, Problem> {
-    let producer = format!("request/{}/{key}", stream.name);
+fn request_sequence(stream: &Stream, key: &str, body: &[u8]) -> ProducerSequence {
     let digest = Sha256::digest(body);
-    let sequence = u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"));
-    match collector.log.last_sequence(&producer).await? {
-        Some(other) if other != sequence => Err(Problem::new(
+    ProducerSequence {
+        producer: format!("request/{}/{key}", stream.name),
+        sequence: u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")),
+    }
+}
+
+/// Refuses a request whose key stands for a stored request with another body.
+async fn refuse_another_body(collector: &Collector, request: &ProducerSequence) -> Result<(), Problem> {
+    match collector.log.last_sequence(&request.producer).await? {
+        Some(other) if other != request.sequence => Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "idempotency-key-reused",
             "Idempotency-Key reused",
-            format!("another body was sent with the Idempotency-Key \"{key}\": choose a new key"),
+            "another body was sent with this Idempotency-Key, and nothing of this one is stored: choose a new key"
+                .to_owned(),
         )),
-        _ => Ok(ProducerSequence { producer, sequence }),
+        _ => Ok(()),
     }
 }
 

@@ -1,9 +1,10 @@
 //! Files into the log: `foldline import`.
 //!
 //! A file is known by its content: the hash of its stored bytes, of what decides how it is cut into rows, and of the
-//! stream's name. Rows are appended in chunks whose bounds follow from the file alone, each with the number of its last
-//! row as its sequence. So an import that is started again, after whatever end, goes on behind the last row that is in,
-//! appends nothing twice, and knows a file that is in already.
+//! stream's name. It is read once for that, and a second time, as far as then, for its rows. They are appended in chunks
+//! whose bounds follow from the file alone, each with the number of its last row as its sequence. So an import that is
+//! started again, after whatever end, goes on behind the last row that is in, appends nothing twice, and knows a file
+//! that is in already.
 //!
 //! A row of CSV or TSV becomes a JSON object by column names; an empty field is left out. What cannot be cut into the
 //! right number of fields, or is no text, goes into the log as its bytes and becomes a dead letter there. Only a line
@@ -170,11 +171,13 @@ pub struct ImportReport {
 /// Why a file was not imported, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// The file cannot be read.
-    #[error("cannot read {}: {source}", .path.display())]
+    /// The file cannot be read, or not to its end.
+    #[error("cannot read {}{}: {source}", .path.display(), after(*.rows))]
     Read {
         /// Which.
         path: PathBuf,
+        /// Rows that are in.
+        rows: u64,
         /// Cause.
         source: std::io::Error,
     },
@@ -199,9 +202,30 @@ pub enum ImportError {
         /// The stream's.
         declared: Vec<String>,
     },
-    /// The file is another one now than when it was looked at first.
-    #[error("{} changed while it was imported: import it again", .0.display())]
-    Changed(PathBuf),
+    /// The file is another one now than when it was looked at first. Imported again, it is a new file to the log.
+    #[error(
+        "{} changed while it was imported, and {rows} rows of it are in: importing it again appends them a second time, \
+         so import what is missing as a file of its own", .path.display()
+    )]
+    Changed {
+        /// Which.
+        path: PathBuf,
+        /// Rows that are in.
+        rows: u64,
+    },
+    /// The file became longer while it was imported. What was there at first is in.
+    #[error(
+        "{} grew while it was imported: the {rows} rows of its first {bytes} bytes are in; import what follows as a file \
+         of its own", .path.display()
+    )]
+    Grew {
+        /// Which.
+        path: PathBuf,
+        /// Its bytes when it was looked at first.
+        bytes: u64,
+        /// Rows that are in.
+        rows: u64,
+    },
     /// The log did not take the rows. What is in is in: the same command goes on behind it.
     #[error("the log took {rows} rows of {} and then failed", .path.display())]
     Log {
@@ -212,6 +236,13 @@ pub enum ImportError {
         /// Cause.
         source: LogError,
     },
+}
+
+fn after(rows: u64) -> String {
+    if rows == 0 {
+        return String::new();
+    }
+    format!(" beyond its first {rows} rows, which are in")
 }
 
 /// Imports the file at `path` into `stream`.
@@ -248,9 +279,8 @@ pub async fn import(
     let (sender, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
     let reading = {
         let plan = Arc::clone(&plan);
-        blocking(path.to_owned(), move || plan.read(rows_in, &sender))
+        tokio::task::spawn_blocking(move || plan.read(rows_in, &sender))
     };
-    let reading = tokio::spawn(reading);
     let mut pace = options.rate.map(Pace::new);
     let mut rows = rows_in;
     while let Some(chunk) = chunks.recv().await {
@@ -296,14 +326,12 @@ pub async fn import(
             rows,
         });
     }
-    match reading.await {
-        Ok(outcome) => outcome?,
-        Err(cause) => {
-            return Err(ImportError::Read {
-                path: path.to_owned(),
-                source: std::io::Error::other(cause),
-            });
-        }
+    let read = reading.await.unwrap_or_else(|cause| Err(std::io::Error::other(cause)));
+    let path = path.to_owned();
+    match read {
+        Ok(content) if content == plan.content => {}
+        Ok(_) => return Err(ImportError::Changed { path, rows }),
+        Err(source) => return Err(ImportError::Read { path, rows, source }),
     }
     append(sink, &plan.file, FINISHED, Vec::new(), &mut None)
         .await
@@ -313,6 +341,10 @@ pub async fn import(
         bytes_total: plan.bytes,
         rows,
     });
+    let bytes = plan.bytes;
+    if tokio::fs::metadata(&path).await.is_ok_and(|now| now.len() > bytes) {
+        return Err(ImportError::Grew { path, bytes, rows });
+    }
     Ok(report)
 }
 
@@ -374,10 +406,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, ImportError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
-        Err(cause) => Err(ImportError::Read {
-            path,
-            source: std::io::Error::other(cause),
-        }),
+        Err(cause) => Err(unreadable(&path)(std::io::Error::other(cause))),
     }
 }
 
@@ -419,12 +448,15 @@ impl Plan {
             (FileFormat::Tsv, Some(true)) => Cutting::Quoted(b'\t'),
             (FileFormat::Tsv, _) => Cutting::Plain(b'\t'),
         };
+        let read = Arc::new(AtomicU64::new(0));
+        let content = Stored::open(&path, u64::MAX, Arc::clone(&read))
+            .and_then(Text::of)
+            .and_then(Text::hash)
+            .map_err(unreadable(&path))?;
         let mut plan = Self {
             file: String::new(),
-            bytes: std::fs::metadata(&path).map_err(unreadable(&path))?.len(),
-            content: Stored::open(&path, Arc::default())
-                .and_then(Stored::hash)
-                .map_err(unreadable(&path))?,
+            bytes: read.load(Ordering::Relaxed),
+            content,
             cutting,
             header: false,
             encoder: None,
@@ -443,7 +475,7 @@ impl Plan {
 
     /// An array over many lines would become as many dead letters.
     fn refuse_array(&self) -> Result<(), ImportError> {
-        let mut splitter = self.splitter(Arc::default())?;
+        let mut splitter = self.splitter(Arc::default()).map_err(unreadable(&self.path))?;
         let first = splitter.next_row().map_err(unreadable(&self.path))?;
         if first.is_some() && splitter.bytes().trim_ascii_start().starts_with(b"[") {
             return Err(ImportError::Array(self.path.clone()));
@@ -453,7 +485,7 @@ impl Plan {
 
     fn find_columns(&mut self, options: &ImportOptions) -> Result<(), ImportError> {
         let declared: Vec<String> = self.stream.columns.iter().map(|column| column.name.clone()).collect();
-        let mut splitter = self.splitter(Arc::default())?;
+        let mut splitter = self.splitter(Arc::default()).map_err(unreadable(&self.path))?;
         let first = splitter.next_row().map_err(unreadable(&self.path))?;
         let first = if first == Some(Row::Fields) {
             splitter.fields().unwrap_or_default()
@@ -538,19 +570,17 @@ impl Plan {
         hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn splitter(&self, read: Arc<AtomicU64>) -> Result<Splitter, ImportError> {
-        let text = Stored::open(&self.path, read)
-            .and_then(Text::of)
-            .map_err(unreadable(&self.path))?;
+    fn splitter(&self, read: Arc<AtomicU64>) -> std::io::Result<Splitter> {
+        let text = Stored::open(&self.path, self.bytes, read).and_then(Text::of)?;
         Ok(Splitter::new(text, self.cutting, self.record_bytes_max))
     }
 
-    /// Reads the file and sends the rows from number `rows_in` on.
-    fn read(&self, rows_in: u64, sender: &mpsc::Sender<Chunk>) -> Result<(), ImportError> {
+    /// Reads the file, sends the rows from number `rows_in` on, and gives the hash of what it read.
+    fn read(&self, rows_in: u64, sender: &mpsc::Sender<Chunk>) -> std::io::Result<[u8; 32]> {
         let read = Arc::new(AtomicU64::new(0));
         let mut splitter = self.splitter(Arc::clone(&read))?;
         if self.header {
-            splitter.next_row().map_err(unreadable(&self.path))?;
+            splitter.next_row()?;
         }
         let mut rows = 0_u64;
         loop {
@@ -564,7 +594,7 @@ impl Plan {
             let mut bytes = 0;
             let mut ended = true;
             let first = rows;
-            while let Some(row) = splitter.next_row().map_err(unreadable(&self.path))? {
+            while let Some(row) = splitter.next_row()? {
                 if rows >= rows_in {
                     self.take(&splitter, row, &mut chunk);
                 }
@@ -579,17 +609,13 @@ impl Plan {
             chunk.bytes_done = read.load(Ordering::Relaxed);
             if rows > first && rows > rows_in && sender.blocking_send(chunk).is_err() {
                 // Nobody waits for the rows any more.
-                return Ok(());
+                return Ok(self.content);
             }
             if ended {
                 break;
             }
         }
-        let content = splitter.into_text().hash().map_err(unreadable(&self.path))?;
-        if content != self.content {
-            return Err(ImportError::Changed(self.path.clone()));
-        }
-        Ok(())
+        splitter.into_text().hash()
     }
 
     fn take(&self, splitter: &Splitter, row: Row, chunk: &mut Chunk) {
@@ -634,6 +660,7 @@ fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> ImportError {
     let path = path.to_owned();
     move |source| ImportError::Read {
         path: path.clone(),
+        rows: 0,
         source,
     }
 }

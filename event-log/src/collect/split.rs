@@ -21,15 +21,18 @@ const READ_BYTES: usize = 256 * 1024;
 /// The bytes of a file as they are read.
 pub(super) struct Stored {
     file: File,
+    /// Bytes still to read: what is written behind them meanwhile is not part of it.
+    left: u64,
     hasher: Sha256,
     read: Arc<AtomicU64>,
 }
 
 impl Stored {
-    /// Opens `path`; `read` tells how many of its bytes were read.
-    pub(super) fn open(path: &Path, read: Arc<AtomicU64>) -> io::Result<Self> {
+    /// Opens the first `bytes` of `path`; `read` tells how many of them were read.
+    pub(super) fn open(path: &Path, bytes: u64, read: Arc<AtomicU64>) -> io::Result<Self> {
         Ok(Self {
             file: File::open(path)?,
+            left: bytes,
             hasher: Sha256::new(),
             read,
         })
@@ -44,7 +47,9 @@ impl Stored {
 
 impl Read for Stored {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.file.read(buffer)?;
+        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let bytes = self.file.read(&mut buffer[..most])?;
+        self.left -= bytes as u64;
         self.hasher.update(&buffer[..bytes]);
         self.read.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(bytes)
@@ -81,8 +86,9 @@ impl Text {
         }
     }
 
-    /// Reads what is left, and gives the hash of the stored bytes.
-    pub(super) fn hash(self) -> io::Result<[u8; 32]> {
+    /// Reads what is left, which shows whether a packed file is whole, and gives the hash of the stored bytes.
+    pub(super) fn hash(mut self) -> io::Result<[u8; 32]> {
+        io::copy(self.reader(), &mut io::sink())?;
         match self {
             Self::Plain(text) => text.into_inner().hash(),
             Self::Gzip(text) => text.into_inner().into_inner().into_inner().hash(),
@@ -372,7 +378,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
         std::fs::write(&path, content).expect("written");
-        let text = Text::of(Stored::open(&path, Arc::default()).expect("opened")).expect("text");
+        let text = Text::of(Stored::open(&path, u64::MAX, Arc::default()).expect("opened")).expect("text");
         let mut splitter = Splitter::new(text, cutting, max);
         let mut rows = Vec::new();
         while let Some(row) = splitter.next_row().expect("read") {

@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 
 use super::Shared;
 use super::frame::{self, FRAME_BYTES, FRAME_RECORDS};
-use super::producers::{self, Sequences};
-use super::retention::trim;
+use super::producers::{self, Forgotten, Sequences};
+use super::retention::{self, Trim};
 use super::store::{failed, frame_key};
 use super::topic::{PartitionState, TopicState};
 use crate::{Appended, LogError, NewRecord, ProducerSequence};
@@ -20,7 +20,7 @@ const GROUP_BYTES: usize = 32 * 1024 * 1024;
 pub(super) const APPEND_OVERHEAD: usize = 512;
 /// What a waiting record weighs beside its key and value.
 pub(super) const RECORD_OVERHEAD: usize = 96;
-/// Somebody looks at the retention this often, also without a release.
+/// The retention of every partition is looked at this often, also without a release.
 const TRIM_EVERY: Duration = Duration::from_secs(5);
 
 /// An append that waits for its commit.
@@ -46,8 +46,8 @@ struct QueueState {
     bytes: usize,
     /// Those who wait for a longer lease.
     leases: Vec<oneshot::Sender<()>>,
-    /// Those who wait for a trim.
-    trims: Vec<oneshot::Sender<()>>,
+    /// Partitions to trim.
+    trims: Vec<Trim>,
     closing: bool,
     /// Nobody takes from the queue any more.
     ended: Option<String>,
@@ -58,7 +58,7 @@ struct QueueState {
 struct Turn {
     appends: Vec<Pending>,
     leases: Vec<oneshot::Sender<()>>,
-    trims: Vec<oneshot::Sender<()>>,
+    trims: Vec<Trim>,
 }
 
 impl Queue {
@@ -80,12 +80,22 @@ impl Queue {
 
     /// Asks for a longer lease; `None` when the log does not give any more.
     pub(super) fn ask_for_lease(&self) -> Option<oneshot::Receiver<()>> {
-        self.ask(|state| &mut state.leases)
+        self.ask(|state, done| state.leases.push(done))
     }
 
-    /// Asks for a trim now.
-    pub(super) fn ask_for_trim(&self) -> Option<oneshot::Receiver<()>> {
-        self.ask(|state| &mut state.trims)
+    /// Asks for a trim of `partition` now.
+    pub(super) fn ask_for_trim(
+        &self,
+        topic: Arc<TopicState>,
+        partition: Arc<PartitionState>,
+    ) -> Option<oneshot::Receiver<()>> {
+        self.ask(|state, done| {
+            state.trims.push(Trim {
+                topic,
+                partition,
+                _done: Some(done),
+            });
+        })
     }
 
     /// Lets the committer end after what is waiting.
@@ -94,19 +104,19 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    fn ask(&self, of: impl FnOnce(&mut QueueState) -> &mut Vec<oneshot::Sender<()>>) -> Option<oneshot::Receiver<()>> {
+    fn ask(&self, push: impl FnOnce(&mut QueueState, oneshot::Sender<()>)) -> Option<oneshot::Receiver<()>> {
         let mut state = self.lock();
         state.check_open().ok()?;
         let (done, wait) = oneshot::channel();
-        of(&mut state).push(done);
+        push(&mut state, done);
         self.changed.notify_one();
         Some(wait)
     }
 
-    /// Waits for work. `None`: everything is done and the log closes.
-    fn take(&self) -> Option<Turn> {
+    /// Takes what waits; waits for it unless there is `more` to do. `None`: everything is done and the log closes.
+    fn take(&self, more: bool) -> Option<Turn> {
         let mut state = self.lock();
-        while state.is_empty() && !state.closing {
+        while !more && state.is_empty() && !state.closing {
             let (again, waited) = self
                 .changed
                 .wait_timeout(state, TRIM_EVERY)
@@ -169,14 +179,16 @@ impl QueueState {
 pub(super) fn run(shared: &Shared) {
     // Also when a turn panics: an append must never wait for a thread that is gone.
     let ending = Ending(shared);
-    let mut trimmed = Instant::now();
-    while let Some(turn) = shared.queue.take() {
-        let due = !turn.trims.is_empty() || trimmed.elapsed() >= TRIM_EVERY;
-        let outcome = take_turn(shared, turn, due);
-        if due {
-            trimmed = Instant::now();
+    let mut trims = VecDeque::new();
+    let mut all_trimmed = Instant::now();
+    let mut forgotten = Forgotten::default();
+    while let Some(mut turn) = shared.queue.take(!trims.is_empty()) {
+        trims.extend(std::mem::take(&mut turn.trims));
+        if trims.is_empty() && all_trimmed.elapsed() >= TRIM_EVERY {
+            trims.extend(retention::every_partition(shared));
+            all_trimmed = Instant::now();
         }
-        if let Err(error) = outcome {
+        if let Err(error) = take_turn(shared, turn, &mut forgotten) {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "the log takes no more appends"
@@ -185,6 +197,8 @@ pub(super) fn run(shared: &Shared) {
             std::mem::forget(ending);
             return;
         }
+        // One piece a turn, so that appends wait for no more than that.
+        retention::trim_a_piece(shared, &mut trims);
     }
     if let Err(error) = store_exact_time(shared) {
         tracing::warn!(
@@ -202,16 +216,12 @@ impl Drop for Ending<'_> {
     }
 }
 
-fn take_turn(shared: &Shared, turn: Turn, trim_is_due: bool) -> Result<(), LogError> {
-    let Turn { appends, leases, trims } = turn;
+fn take_turn(shared: &Shared, turn: Turn, forgotten: &mut Forgotten) -> Result<(), LogError> {
+    let Turn { appends, leases, .. } = turn;
     if !appends.is_empty() || !leases.is_empty() {
-        commit(shared, appends)?;
+        commit(shared, appends, forgotten)?;
     }
     leases.into_iter().for_each(|done| _ = done.send(()));
-    if trim_is_due {
-        trim(shared);
-    }
-    trims.into_iter().for_each(|done| _ = done.send(()));
     Ok(())
 }
 
@@ -222,9 +232,9 @@ struct Part<'a> {
     records: Vec<&'a NewRecord>,
 }
 
-fn commit(shared: &Shared, appends: Vec<Pending>) -> Result<(), LogError> {
+fn commit(shared: &Shared, appends: Vec<Pending>, forgotten: &mut Forgotten) -> Result<(), LogError> {
     let timestamp_ms = shared.timeline.begin_commit();
-    let written = write(shared, &appends, timestamp_ms);
+    let written = write(shared, &appends, timestamp_ms, forgotten);
     match written {
         Ok((outcomes, ends)) => {
             for (partition, end, bytes_until) in ends {
@@ -255,7 +265,12 @@ fn commit(shared: &Shared, appends: Vec<Pending>) -> Result<(), LogError> {
 
 type Ends = Vec<(Arc<PartitionState>, u64, u64)>;
 
-fn write(shared: &Shared, appends: &[Pending], timestamp_ms: i64) -> Result<(Vec<Appended>, Ends), LogError> {
+fn write(
+    shared: &Shared,
+    appends: &[Pending],
+    timestamp_ms: i64,
+    forgotten: &mut Forgotten,
+) -> Result<(Vec<Appended>, Ends), LogError> {
     let store = &shared.store;
     let mut batch = store.batch();
     let mut sequences = Sequences::default();
@@ -284,7 +299,7 @@ fn write(shared: &Shared, appends: &[Pending], timestamp_ms: i64) -> Result<(Vec
         ends.push((Arc::clone(&part.partition), end, bytes_until));
     }
     sequences.write(store, &mut batch, timestamp_ms);
-    producers::forget(store, &mut batch, timestamp_ms)?;
+    producers::forget(store, &mut batch, timestamp_ms, forgotten)?;
     let lease = shared.timeline.lease_to_store();
     if let Some(lease) = lease {
         batch.insert(&store.meta, "lease", lease.to_be_bytes());

@@ -33,13 +33,15 @@ pub(super) fn last_sequence(store: &Store, producer: &str, now_ms: i64) -> Resul
 pub(super) struct Sequences(HashMap<String, u64>);
 
 impl Sequences {
-    /// Whether `sequence` is new; remembers it if so.
+    /// Whether `sequence` is new; remembers it if so. A request appends once: its sequence is a fingerprint, not a
+    /// number, so any other one is another body under its name and no later append.
     pub(super) fn take(&mut self, store: &Store, sequence: &ProducerSequence, now_ms: i64) -> Result<bool, LogError> {
         let last = match self.0.get(&sequence.producer) {
             Some(last) => Some(*last),
             None => last_sequence(store, &sequence.producer, now_ms)?,
         };
-        let new = last.is_none_or(|last| sequence.sequence > last);
+        let request = sequence.producer.starts_with(FORGOTTEN_PREFIX);
+        let new = last.is_none_or(|last| !request && sequence.sequence > last);
         if new {
             self.0.insert(sequence.producer.clone(), sequence.sequence);
         }
@@ -59,11 +61,27 @@ impl Sequences {
     }
 }
 
-/// Removes what may be forgotten; says whether there was any.
-pub(super) fn forget(store: &Store, batch: &mut OwnedWriteBatch, now_ms: i64) -> Result<bool, LogError> {
+/// How far requests are forgotten: behind the last key by time that was removed. Looking for more begins here: from the
+/// front on, every commit would walk over what was removed and is not compacted yet. New keys always lie behind it.
+#[derive(Debug)]
+pub(super) struct Forgotten(Vec<u8>);
+
+impl Default for Forgotten {
+    fn default() -> Self {
+        Self(BY_TIME.to_vec())
+    }
+}
+
+/// Removes what may be forgotten.
+pub(super) fn forget(
+    store: &Store,
+    batch: &mut OwnedWriteBatch,
+    now_ms: i64,
+    forgotten: &mut Forgotten,
+) -> Result<(), LogError> {
     let until = time_key(now_ms - FORGET_AFTER_MS, b"");
-    let mut any = false;
-    for entry in store.producers.range(BY_TIME..until.as_slice()).take(FORGET_AT_ONCE) {
+    let range = forgotten.0.as_slice()..until.as_slice();
+    for entry in store.producers.range(range).take(FORGET_AT_ONCE) {
         let key = entry
             .key()
             .map_err(|cause| failed("looking for old producers", cause))?;
@@ -75,10 +93,11 @@ pub(super) fn forget(store: &Store, batch: &mut OwnedWriteBatch, now_ms: i64) ->
         {
             batch.remove(&store.producers, joined(BY_NAME, producer));
         }
+        // The least key behind this one.
+        forgotten.0 = joined(&key, &[0]);
         batch.remove(&store.producers, key);
-        any = true;
     }
-    Ok(any)
+    Ok(())
 }
 
 fn stored(store: &Store, producer: &[u8]) -> Result<Option<(u64, i64)>, LogError> {
@@ -104,4 +123,38 @@ fn time_key(time_ms: i64, producer: &[u8]) -> Vec<u8> {
 
 fn joined(prefix: &[u8], rest: &[u8]) -> Vec<u8> {
     [prefix, rest].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forgetting_goes_on_where_it_was_and_misses_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(folder.path()).expect("opened");
+        let mut forgotten = Forgotten::default();
+        let forget = |now_ms: i64, forgotten: &mut Forgotten| {
+            let mut batch = store.batch();
+            forget(&store, &mut batch, now_ms, forgotten).expect("looked");
+            batch.commit().expect("removed");
+        };
+        for time_ms in 0..40 {
+            let mut batch = store.batch();
+            for request in ["a", "b"] {
+                let producer = format!("{FORGOTTEN_PREFIX}{request}/{time_ms}");
+                Sequences(HashMap::from([(producer, 7)])).write(&store, &mut batch, time_ms);
+            }
+            batch.commit().expect("written");
+            let before = forgotten.0.clone();
+            forget(time_ms + FORGET_AFTER_MS - 10, &mut forgotten);
+            assert_eq!(
+                forgotten.0 > before,
+                time_ms > 10,
+                "behind what was removed at {time_ms}"
+            );
+        }
+        assert_eq!(store.producers.prefix(BY_TIME).count(), 2 * 11);
+        assert_eq!(store.producers.prefix(BY_NAME).count(), 2 * 11);
+    }
 }

@@ -34,6 +34,18 @@ pub(super) struct Extent {
     pub(super) bytes_until: u64,
     /// No reader needs anything below.
     pub(super) floor: Option<u64>,
+    /// The first frame, once a trim has looked at it and left it.
+    pub(super) oldest: Option<Oldest>,
+}
+
+/// What decides whether a frame may go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Oldest {
+    /// One past its last record.
+    pub(super) until: u64,
+    pub(super) timestamp_ms: i64,
+    /// Bytes of all frames up to and with it.
+    pub(super) bytes_until: u64,
 }
 
 impl TopicState {
@@ -78,6 +90,7 @@ impl TopicState {
             earliest: found.start.earliest,
             bytes_until: found.bytes_until,
             floor: None,
+            oldest: None,
         };
         let index = partitions.len() as u32;
         partitions.push(Arc::new(PartitionState {

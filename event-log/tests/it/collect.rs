@@ -276,6 +276,27 @@ async fn a_request_with_an_idempotency_key_happens_once() {
 }
 
 #[tokio::test]
+async fn of_two_bodies_under_one_idempotency_key_one_is_stored_and_the_other_refused() {
+    let served = serve(|collector| collector).await;
+    let mut accepted = Vec::new();
+    for round in 0..20 {
+        let key = format!("Idempotency-Key: {round}\r\n");
+        let bodies: Vec<String> = (0..4).map(|user| format!("{{\"user\":\"{round}-{user}\"}}")).collect();
+        // At once: none of them is stored when the others are looked up.
+        let answers = futures::future::join_all(bodies.iter().map(|body| served.post_with(&key, body))).await;
+        let mut statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+        let taken = statuses.iter().position(|status| *status == 202).unwrap();
+        accepted.push(bodies[taken].clone());
+        statuses.sort_unstable();
+        assert_eq!(statuses, [202, 422, 422, 422]);
+    }
+    let mut stored: Vec<String> = served.stored().await.into_iter().map(|record| record.1).collect();
+    stored.sort_unstable();
+    accepted.sort_unstable();
+    assert_eq!(stored, accepted, "what was accepted is stored, and nothing else");
+}
+
+#[tokio::test]
 async fn unknown_streams_and_large_bodies_are_refused() {
     let served = serve(|collector| collector.with_body_bytes_max(1_000).with_record_bytes_max(100)).await;
     let answer = send(served.address, "POST", "/v1/streams/nope/events", "", b"{}").await;

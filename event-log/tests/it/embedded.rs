@@ -249,14 +249,17 @@ async fn requests_are_forgotten_after_a_day_and_files_never() {
     append("request/s/two", 5).await;
     append("import/f/s", 5).await;
     clock.advance(DAY_MS / 2);
-    append("request/s/two", 6).await;
+    append("request/s/three", 5).await;
+    for other in [4, 6] {
+        let outcome = append("request/s/two", other).await;
+        assert_eq!(outcome, Appended::Already, "a request appends once");
+    }
     clock.advance(DAY_MS / 2 + 1);
     assert_eq!(log.last_sequence("request/s/one").await.unwrap(), None);
-    assert_eq!(
-        append("request/s/two", 6).await,
-        Appended::Already,
-        "it was repeated half a day ago"
-    );
+    assert_eq!(append("request/s/three", 5).await, Appended::Already);
+    assert_eq!(append("request/s/two", 4).await, Appended::Stored, "it is forgotten");
+    clock.advance(DAY_MS / 2);
+    append("request/s/four", 5).await;
     assert_eq!(log.last_sequence("import/f/s").await.unwrap(), Some(5));
     drop(log);
     // Nothing of it is left in the store either.
@@ -266,12 +269,11 @@ async fn requests_are_forgotten_after_a_day_and_files_never() {
         .iter()
         .map(|key| String::from_utf8_lossy(key).into_owned())
         .collect::<Vec<_>>();
-    assert!(!left.iter().any(|key| key.contains("request/s/one")), "{left:?}");
-    assert_eq!(
-        left.iter().filter(|key| key.contains("request/s/two")).count(),
-        2,
-        "{left:?}"
-    );
+    for (request, entries) in [("one", 0), ("two", 2), ("three", 0), ("four", 2)] {
+        let name = format!("request/s/{request}");
+        let found = left.iter().filter(|key| key.contains(&name)).count();
+        assert_eq!(found, entries, "{name}: {left:?}");
+    }
     assert!(left.iter().any(|key| key.contains("import/f/s")), "{left:?}");
 }
 
@@ -375,6 +377,68 @@ async fn large_partitions_shrink_to_their_bytes() {
     let log = EmbeddedLog::open(settings, Arc::new(SystemClock)).unwrap();
     assert_eq!(log.span(&large).await.unwrap().earliest.0, earliest);
     assert_eq!(read_all(&log, &large).await.len() as u64, 200 - earliest);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_go_on_while_much_is_trimmed() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = EmbeddedSettings {
+        retention_bytes: Some(0),
+        ..EmbeddedSettings::new(folder.path())
+    };
+    let log = EmbeddedLog::open(settings, Arc::new(SystemClock)).unwrap();
+    let partition = log.ensure_topic("t", 1).await.unwrap().partition(0);
+    // Frames of 1 MiB: of a piece there are a few only.
+    log.append("t", vec![record("x".repeat(1024 * 1024)); 48], None)
+        .await
+        .unwrap();
+    let release = log.release(&partition, Offset(48));
+    let mut release = std::pin::pin!(release);
+    let mut appended = 0;
+    loop {
+        tokio::select! {
+            biased;
+            released = &mut release => break released.unwrap(),
+            outcome = log.append("t", vec![record("small")], None) => { outcome.unwrap(); }
+        }
+        appended += 1;
+    }
+    assert!(appended >= 4, "{appended} appends while six pieces were removed");
+    assert_eq!(log.span(&partition).await.unwrap().earliest, Offset(48));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_trim_removes_is_out_of_range_and_never_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = EmbeddedSettings {
+        retention_bytes: Some(0),
+        ..EmbeddedSettings::new(folder.path())
+    };
+    let log = EmbeddedLog::open(settings, Arc::new(SystemClock)).unwrap();
+    let partition = log.ensure_topic("t", 1).await.unwrap().partition(0);
+    for _ in 0..300 {
+        log.append("t", vec![record("x")], None).await.unwrap();
+    }
+    let reads = (0..4).map(|_| {
+        let (log, partition) = (Arc::clone(&log), partition.clone());
+        tokio::spawn(async move {
+            let mut from = Offset(0);
+            while from < Offset(300) {
+                match log.read(&partition, from, 1, Duration::ZERO).await {
+                    Ok(_) => {}
+                    Err(LogError::OutOfRange { span, .. }) => from = span.earliest,
+                    Err(other) => panic!("at {from}: {other}"),
+                }
+            }
+        })
+    });
+    let reads: Vec<_> = reads.collect();
+    for floor in 1..=300 {
+        log.release(&partition, Offset(floor)).await.unwrap();
+    }
+    for read in reads {
+        read.await.unwrap();
+    }
 }
 
 /// The keyspace `name` (or the only one that starts so) of a log that is closed.

@@ -177,7 +177,14 @@ async fn gzip_is_noticed_also_of_many_members() {
     assert_eq!(place.import(&events(), &misnamed).await.unwrap().appended, 1);
     let cut = place.file("c.csv.gz", &packed[..packed.len() - 12]);
     let refused = place.import(&events(), &cut).await.unwrap_err();
-    assert!(matches!(refused, ImportError::Read { .. }), "{refused}");
+    assert!(matches!(refused, ImportError::Read { rows: 0, .. }), "{refused}");
+    let many: String = (0..20_000).map(|row| format!("{row},a\n")).collect();
+    let many = gzip(format!("id,at\n{many}").as_bytes());
+    let cut = place.file("e.csv.gz", &many[..many.len() - 12]);
+    let refused = place.import(&events(), &cut).await.unwrap_err();
+    assert!(matches!(refused, ImportError::Read { rows: 0, .. }), "{refused}");
+    let stored = place.values(&events()).await.len();
+    assert_eq!(stored, 4, "no row of a file that is cut off, however late");
     let zstd = place.file("d.csv", b"\x28\xb5\x2f\xfd....");
     assert!(
         place
@@ -319,6 +326,83 @@ impl ImportSink for Failing {
         }
         Ok(outcome)
     }
+}
+
+/// A sink before whose first append something happens.
+struct Meddling<F> {
+    sink: LogSink,
+    meddle: std::sync::Mutex<Option<F>>,
+}
+
+#[async_trait]
+impl<F: FnOnce() + Send> ImportSink for Meddling<F> {
+    async fn last_sequence(&self, file: &str) -> Result<Option<u64>, LogError> {
+        self.sink.last_sequence(file).await
+    }
+
+    async fn append(&self, file: &str, sequence: u64, records: Vec<NewRecord>) -> Result<Appended, LogError> {
+        let meddle = self.meddle.lock().unwrap().take();
+        meddle.into_iter().for_each(|meddle| meddle());
+        self.sink.append(file, sequence, records).await
+    }
+}
+
+async fn import_meddled(place: &Place, path: &Path, meddle: impl FnOnce() + Send) -> ImportError {
+    let log = Arc::clone(&place.log) as Arc<dyn EventLog>;
+    let meddling = Meddling {
+        sink: LogSink::open(log, &events()).await.unwrap(),
+        meddle: std::sync::Mutex::new(Some(meddle)),
+    };
+    let imported = import(&meddling, &events(), path, &ImportOptions::default(), &mut |_| {}).await;
+    imported.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_file_that_grows_goes_in_as_far_as_it_was_and_the_report_says_so() {
+    let place = Place::new();
+    let content = "id,at\n1,a\n2,b\n";
+    let path = place.file("a.csv", content);
+    let grow = || std::fs::write(&path, format!("{content}3,c\n4,d\n")).unwrap();
+    let grew = import_meddled(&place, &path, grow).await;
+    let bytes_then = content.len() as u64;
+    assert!(
+        matches!(grew, ImportError::Grew { bytes, rows: 2, .. } if bytes == bytes_then),
+        "{grew}"
+    );
+    assert_eq!(place.values(&events()).await.len(), 2);
+    let what_was = place.file("b.csv", content);
+    assert!(place.import(&events(), &what_was).await.unwrap().already_imported);
+}
+
+#[tokio::test]
+async fn a_file_that_changes_is_told_with_the_rows_that_are_in() {
+    let place = Place::new();
+    // More than is read ahead.
+    let row = |id: usize| format!("{id},{},x\n", "t".repeat(1_000));
+    let content: String = std::iter::once("id,title,at\n".to_owned())
+        .chain((0..16_000).map(row))
+        .collect();
+    let path = place.file("a.csv", &content);
+    let changed = import_meddled(&place, &path, || {
+        let mut other = content.clone().into_bytes();
+        let last = other.len() - 2;
+        other[last] = b'y';
+        std::fs::write(&path, other).unwrap();
+    })
+    .await;
+    assert!(
+        matches!(changed, ImportError::Changed { rows: 16_000, .. }),
+        "{changed}"
+    );
+    assert!(changed.to_string().contains("16000 rows of it are in"), "{changed}");
+    let path = place.file("b.csv", content.replace('x', "z"));
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    let shorter = import_meddled(&place, &path, || file.set_len(12_000_000).unwrap()).await;
+    let in_then = place.values(&events()).await.len() as u64 - 16_000;
+    assert!(
+        matches!(shorter, ImportError::Changed { rows, .. } if rows == in_then && rows < 16_000),
+        "{shorter}, {in_then} are in"
+    );
 }
 
 #[tokio::test]

@@ -316,6 +316,14 @@ fn timestamps_at_the_ends_of_their_range_do_not_overflow() {
 fn what_leaves_the_horizon_leaves_the_memory() {
     let stream = clicks(None, 0, Some(10));
     let mut marks = Marks::new(&stream, MarkState::default());
+    for part in 0..100_usize {
+        let names = (0..1_000).map(|id| format!("burst/{part}/{id}"));
+        let ids: ArrayRef = Arc::new(StringArray::from_iter_values(names));
+        let good: Vec<usize> = (0..1_000).collect();
+        marks.judge(&[-10; 1_000], &good, Some(&[0; 1_000]), &[ids]).unwrap();
+        let a_key = marks.horizon_bytes() / ((part + 1) * 1_000);
+        assert!((43..=88).contains(&a_key), "{a_key} bytes a key");
+    }
     for round in 0..200_i64 {
         let ids: ArrayRef = Arc::new(StringArray::from_iter_values((0..50).map(|id| format!("{round}/{id}"))));
         let good: Vec<usize> = (0..50).collect();

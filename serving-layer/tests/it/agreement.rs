@@ -255,6 +255,9 @@ async fn a_view_without_one_of_its_halves_is_building() {
         assert!(error.to_string().contains("still building"), "{view}: {error}");
     }
     assert!(read("days", Mode::BatchOnly).await.is_err());
+    platform.fail_in_speed("kinds", "the row at offset 31 fails it");
+    let error = read("kinds", Mode::Merged).await.unwrap_err();
+    assert!(error.to_string().contains("the row at offset 31 fails it"), "{error}");
     read("everything", Mode::Merged).await.unwrap();
     read("kinds", Mode::BatchOnly).await.unwrap();
 }

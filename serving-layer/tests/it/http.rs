@@ -272,6 +272,16 @@ async fn readiness_follows_the_seam() {
     }];
     let (status, text) = server.get("/readyz").await;
     assert!(status == 503 && text.contains("budget"), "{text}");
+    server.status.0.lock().unwrap().streams[0].partitions = vec![PartitionStatus {
+        speed_until: Some(7),
+        speed_replaying_to: Some(20),
+        ..PartitionStatus::default()
+    }];
+    let (status, text) = server.get("/readyz").await;
+    assert!(
+        status == 503 && text.contains("events/0: it is at offset 7 of 20"),
+        "{text}"
+    );
     server.status.0.lock().unwrap().streams.clear();
 
     // A hole: speed begins behind the cut.

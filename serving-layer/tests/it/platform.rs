@@ -173,6 +173,7 @@ impl Platform {
                 partitions: partitions.collect(),
             },
             views,
+            failed: BTreeMap::new(),
             kind: RunKind::Full,
             based_on: None,
         };
@@ -205,6 +206,7 @@ impl Platform {
                     offsets: Offset(pair[0])..Offset(pair[1]),
                     ticks: (Tick(START_MS), Tick(START_MS)),
                     views,
+                    failed: std::collections::HashMap::new(),
                     marks: marks(&log[partition], pair[1]),
                 }));
             }
@@ -220,6 +222,19 @@ impl Platform {
             partitions.insert(self.partition(*partition), Arc::new(view));
         }
         *self.realtime.0.lock().unwrap() = Snapshot { partitions };
+    }
+
+    /// Says why `view` is missing in every segment that it is missing in.
+    pub(crate) fn fail_in_speed(&self, view: &str, reason: &str) {
+        let id = &self.catalog.view(view).unwrap().id;
+        let mut snapshot = self.realtime.0.lock().unwrap();
+        for partition in snapshot.partitions.values_mut() {
+            for segment in &mut Arc::make_mut(partition).segments {
+                if !segment.views.contains_key(id) {
+                    Arc::make_mut(segment).failed.insert(id.clone(), reason.to_owned());
+                }
+            }
+        }
     }
 
     /// A generation at `cuts`, and behind it a chain of segments up to `untils`; some below it, too.

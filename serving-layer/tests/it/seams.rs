@@ -48,6 +48,7 @@ fn generation(number: u64, cuts: &[(TopicPartition, u64)]) -> Arc<Generation> {
             partitions: partitions.collect(),
         },
         views: BTreeMap::new(),
+        failed: BTreeMap::new(),
         based_on: None,
         kind: RunKind::Full,
         published_ms: 0,
@@ -59,6 +60,7 @@ fn segment(start: u64, end: u64) -> Arc<Segment> {
         offsets: Offset(start)..Offset(end),
         ticks: (Tick(0), Tick(0)),
         views: HashMap::new(),
+        failed: HashMap::new(),
         marks: MarkState {
             record_time: None,
             max_event_time: Some(end as i64),

@@ -1,22 +1,18 @@
 //! One memory budget: at it reading stops and says so, nothing is dropped, and freed memory lets it go on.
 
-use foldline_event_log::{Cut, Tick};
+use foldline_event_log::{Cut, Offset, Tick};
 use foldline_speed_layer::{SpeedError, SpeedSettings};
 
-use crate::world::{CUT_EVERY_MS, STREAM, VIEWS, World};
+use crate::world::{CUT_EVERY_MS, START_MS, STREAM, VIEWS, World};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reading_stops_at_the_budget_and_goes_on_when_batch_has_covered_it() {
-    // No duplicates: the keys of their horizon are not freed by a batch run.
-    let stream = STREAM.replace(
-        "unique_key = 'click_id', unique_within = '2 minutes'",
-        "archive_raw = true",
-    );
-    let world = World::new(&format!("{stream}{VIEWS}"), 5).await;
+    // With duplicates: the keys of their horizon are not freed by a batch run, and must not count.
+    let world = World::new(&format!("{STREAM}{VIEWS}"), 5).await;
     world.append(150, 4_000).await;
     let whole = world.start(&Cut::default(), world.settings()).await;
     world.assert_catches_up(&whole, &Cut::default()).await;
-    let held: usize = whole.end().await.iter().map(|one| one.bytes + one.horizon_bytes).sum();
+    let held: usize = whole.end().await.iter().map(|one| one.bytes).sum();
 
     let settings = SpeedSettings {
         memory_bytes: held / 3,
@@ -59,5 +55,85 @@ async fn reading_stops_at_the_budget_and_goes_on_when_batch_has_covered_it() {
     }
     assert!(stops > 1, "stopped {stops} times");
     world.assert_catches_up(&running, &cut).await;
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_begins_anew_at_the_budget_says_why_it_stands_still() {
+    let world = World::new(&format!("{STREAM}{VIEWS}"), 6).await;
+    world.append(100, 4_000).await;
+    let settings = SpeedSettings {
+        memory_bytes: 1,
+        ..world.settings()
+    };
+    let mut cut = world.cut_at(Tick(START_MS + 11 * CUT_EVERY_MS)).await;
+    let running = world.start(&cut, settings).await;
+    running
+        .wait_for("all stand still", |status| {
+            status.iter().all(|one| one.stopped.is_some())
+        })
+        .await;
+    let status = running.layer.status();
+    let holder = status.iter().position(|one| one.bytes > 0).unwrap();
+    let other = &status[(holder + 1) % status.len()].partition;
+    // Only this one goes back; what the others hold is the budget still.
+    cut.partitions.retain(|cut| cut.partition != *other);
+    running.layer.retain(&cut, &[cut.tick.unwrap()]);
+    running
+        .wait_for("begun anew, and told why it waits", |status| {
+            let one = status.iter().find(|one| one.partition == *other).unwrap();
+            let reason = one.stopped.as_deref().unwrap_or_default();
+            one.until == Offset(0) && reason.contains("memory budget")
+        })
+        .await;
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_is_shown_also_where_it_fills_the_budget() {
+    let world = World::new(&format!("{STREAM}{VIEWS}"), 7).await;
+    world.append(60, 4_000).await;
+    let settings = SpeedSettings {
+        checkpoint_every_ms: 3_600_000,
+        ..world.settings()
+    };
+    let running = world.start(&Cut::default(), settings.clone()).await;
+    world.assert_catches_up(&running, &Cut::default()).await;
+    running.end().await;
+    let settings = SpeedSettings {
+        memory_bytes: 1,
+        ..settings
+    };
+    let running = world.start(&Cut::default(), settings).await;
+    running
+        .wait_for("all stand still", |status| {
+            status.iter().all(|one| one.stopped.is_some())
+        })
+        .await;
+    let ends = world.ends().await;
+    for one in running.layer.status() {
+        assert_eq!((one.until, one.events), (ends[&one.partition], 0), "{}", one.partition);
+    }
+    world.assert_agrees(&running.layer.snapshot(), &Cut::default()).await;
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_keys_of_the_duplicate_horizon_do_not_count() {
+    let view = "CREATE VIEW whole AS SELECT count(*) AS n FROM clicks;";
+    let world = World::new(&format!("{STREAM}{view}"), 8).await;
+    world.append(300, 0).await;
+    let whole = world.start(&Cut::default(), world.settings()).await;
+    world.assert_catches_up(&whole, &Cut::default()).await;
+    let status = whole.end().await;
+    let partials: usize = status.iter().map(|one| one.bytes).sum();
+    let horizon: usize = status.iter().map(|one| one.horizon_bytes).sum();
+    assert!(horizon > 3 * partials, "{horizon} and {partials} bytes");
+    let settings = SpeedSettings {
+        memory_bytes: 3 * partials,
+        ..world.settings()
+    };
+    let running = world.start(&Cut::default(), settings).await;
+    world.assert_catches_up(&running, &Cut::default()).await;
     running.end().await;
 }

@@ -1,11 +1,12 @@
 //! Where the floor can lie, and what the log may no longer have.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use foldline_event_log::{Cut, Offset, Tick};
 use foldline_speed_layer::{PartitionStatus, SpeedError};
 
-use crate::world::{CUT_EVERY_MS, START_MS, STREAM, VIEWS, World, next_of};
+use crate::world::{CUT_EVERY_MS, Gated, START_MS, STREAM, VIEWS, World, next_of};
 
 fn tick(number: i64) -> Tick {
     Tick(START_MS + number * CUT_EVERY_MS)
@@ -112,6 +113,41 @@ async fn a_floor_below_the_first_segment_is_replayed() {
         .await;
     world.assert_catches_up(&running, &older).await;
     world.assert_agrees(&running.layer.snapshot(), &newer).await;
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_replays_promises_no_more_than_is_folded_again() {
+    let world = World::new(&format!("{STREAM}{VIEWS}"), 15).await;
+    world.append(100, 4_000).await;
+    let (older, newer) = (world.cut_at(tick(4)).await, world.cut_at(tick(11)).await);
+    let log = Gated::new(&world.log, true);
+    let catalog = Arc::clone(&world.catalog);
+    let running = world
+        .start_on(Arc::clone(&log) as _, catalog, &newer, world.settings())
+        .await;
+    world.assert_catches_up(&running, &newer).await;
+    log.set(false);
+    running.layer.retain(&older, &[tick(4), tick(11)]);
+    running
+        .wait_for("begun anew", |status| {
+            status.iter().all(|one| one.until == next_of(&older, &one.partition))
+        })
+        .await;
+    for one in running.layer.status() {
+        let cut = older.of(&one.partition).unwrap();
+        assert_eq!(one.complete_to, cut.marks.record_time, "{}", one.partition);
+        assert_eq!(one.replaying_to, Some(one.end), "{}", one.partition);
+    }
+    log.set(true);
+    world.assert_catches_up(&running, &older).await;
+    running
+        .wait_for("complete", |status| {
+            let complete =
+                |one: &PartitionStatus| one.complete_to > newer.of(&one.partition).unwrap().marks.record_time;
+            status.iter().all(|one| complete(one) && one.replaying_to.is_none())
+        })
+        .await;
     running.end().await;
 }
 

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use foldline_event_log::{Cut, Offset, TopicPartition};
+use foldline_event_log::embedded::EmbeddedSettings;
+use foldline_event_log::{Cut, EmbeddedLog, EventLog, Offset, TopicPartition};
 use foldline_speed_layer::{PartitionStatus, SpeedSettings};
 use rand::RngExt;
 
-use crate::world::{STREAM, VIEWS, World, catalog, next_of};
+use crate::world::{Gated, STREAM, VIEWS, World, catalog, next_of};
 
 fn with_checkpoints(world: &World, every_ms: u64) -> SpeedSettings {
     SpeedSettings {
@@ -182,6 +184,91 @@ async fn a_checkpoint_beyond_the_horizons_keys_is_used_as_far_as_they_reach() {
     );
 }
 
+/// On one thread, so that the first look comes before anything else.
+#[tokio::test]
+async fn of_a_checkpoint_no_more_is_shown_than_stays_and_no_more_given_up_than_must() {
+    let world = checkpointed(74).await;
+    let all: u64 = world.ends().await.values().map(|end| end.0).sum();
+    let archived = world.cut_at(world.newest_tick()).await;
+    let reaches = archived.partitions.iter().map(|cut| (cut.partition.clone(), cut.next));
+    *world.horizon.reaches.lock().unwrap() = Some(reaches.collect());
+    let beyond: u64 = all - archived.partitions.iter().map(|cut| cut.next.0).sum::<u64>();
+    assert!(0 < beyond && beyond < all / 4, "{beyond} of {all}: a segment at most");
+
+    let log = Gated::new(&world.log, false);
+    let (catalog, settings) = (Arc::clone(&world.catalog), with_checkpoints(&world, 3_600_000));
+    let running = world
+        .start_on(Arc::clone(&log) as _, catalog, &Cut::default(), settings)
+        .await;
+    let mut shown = running.layer.snapshot();
+    let shown_all =
+        |status: &[PartitionStatus]| status.iter().all(|one| one.until == next_of(&archived, &one.partition));
+    let on_the_way = std::cell::RefCell::new(&mut shown);
+    running
+        .wait_for("shown as far as the horizon reaches", |status| {
+            let now = running.layer.snapshot();
+            let mut before = on_the_way.borrow_mut();
+            for (partition, view) in &now.partitions {
+                assert!(
+                    view.until >= before.partitions[partition].until,
+                    "{partition} went back"
+                );
+            }
+            **before = now;
+            shown_all(status)
+        })
+        .await;
+    for one in running.layer.status() {
+        let cut = archived.of(&one.partition).unwrap();
+        assert_eq!(one.complete_to, cut.marks.record_time, "{}", one.partition);
+    }
+    log.set(true);
+    world.assert_catches_up(&running, &Cut::default()).await;
+    assert_eq!(
+        events(&running.end().await),
+        beyond,
+        "only what lies beyond is folded again"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_beyond_the_end_of_the_log_is_replayed() {
+    let world = World::new(&format!("{STREAM}{VIEWS}"), 75).await;
+    world.append(30, 4_000).await;
+    let shorter = world.folder.path().join("shorter");
+    copy(&world.folder.path().join("log"), &shorter);
+    world.append(30, 4_000).await;
+    let running = world.start(&Cut::default(), with_checkpoints(&world, 3_600_000)).await;
+    world.assert_catches_up(&running, &Cut::default()).await;
+    running.end().await;
+
+    // As after a disk lost what it had said to be synced: the same incarnation, and less of it.
+    let log = EmbeddedLog::open(EmbeddedSettings::new(shorter), Arc::new(world.clock.clone())).unwrap();
+    let mut ends = BTreeMap::new();
+    for partition in world.partitions() {
+        let end = log.span(&partition).await.unwrap().end;
+        ends.insert(partition, end);
+    }
+    let (catalog, settings) = (Arc::clone(&world.catalog), with_checkpoints(&world, 3_600_000));
+    let running = world.start_on(log, catalog, &Cut::default(), settings).await;
+    running.layer.wait_until(&ends).await.unwrap();
+    for one in running.end().await {
+        assert_eq!((one.until, one.events), (ends[&one.partition], ends[&one.partition].0));
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (entry, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
+        if entry.is_dir() {
+            copy(&entry, &to.join(name));
+        } else {
+            std::fs::copy(entry, to.join(name)).unwrap();
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_crash_leaves_behind_is_ignored_and_removed() {
     let world = checkpointed(73).await;
@@ -219,8 +306,10 @@ fn killed_at_any_moment_the_answer_is_the_same() {
         let wait = Duration::from_micros(world.random.lock().unwrap().random_range(0..60_000));
         mortal.block_on(async {
             let running = world.start(&Cut::default(), with_checkpoints(&world, 1)).await;
-            from_checkpoints += usize::from(running.layer.status().iter().any(|one| one.until > Offset(0)));
             tokio::time::sleep(wait).await;
+            // Offsets begin at 0 and have no holes: what was not folded came from a checkpoint.
+            let restored = |one: &PartitionStatus| one.until.0 > one.events;
+            from_checkpoints += usize::from(running.layer.status().iter().any(restored));
         });
         // Tasks die wherever they wait; a checkpoint under way is finished, as it has no other life to meet.
         mortal.shutdown_timeout(Duration::from_secs(10));

@@ -12,8 +12,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use foldline_event_log::embedded::EmbeddedSettings;
 use foldline_event_log::{
-    Cut, EmbeddedLog, EventBatch, EventLog, Horizon, ManualClock, MarkState, NewRecord, Offset, PartitionCut, Progress,
-    ReaderStart, RecordTime, StreamReader, Tick, Topic, TopicPartition,
+    Appended, Cut, EmbeddedLog, EventBatch, EventLog, Horizon, LogError, ManualClock, MarkState, NewRecord, Offset,
+    PartitionCut, ProducerSequence, Progress, ReaderStart, RecordTime, Records, Span, StreamReader, Tick, Topic,
+    TopicPartition,
 };
 use foldline_speed_layer::{PartitionStatus, PartitionView, Segment, Snapshot, SpeedLayer, SpeedSettings};
 use foldline_sql::{Catalog, SourceFile, Stream, ViewKind};
@@ -168,11 +169,22 @@ impl World {
     }
 
     pub async fn start_with(&self, catalog: Arc<Catalog>, cut: &Cut, settings: SpeedSettings) -> Running {
+        self.start_on(Arc::clone(&self.log), catalog, cut, settings).await
+    }
+
+    /// On another log than the world's own.
+    pub async fn start_on(
+        &self,
+        log: Arc<dyn EventLog>,
+        catalog: Arc<Catalog>,
+        cut: &Cut,
+        settings: SpeedSettings,
+    ) -> Running {
         let cancel = CancellationToken::new();
         let origins = vec![Offset(0); self.topic.partitions as usize];
         let stream = Arc::clone(&catalog.streams()[0]);
         let layer = SpeedLayer::start(
-            Arc::clone(&self.log),
+            log,
             catalog,
             vec![(stream, self.topic.clone(), origins)],
             cut.clone(),
@@ -282,6 +294,69 @@ impl World {
     pub async fn assert_catches_up(&self, running: &Running, cut: &Cut) {
         running.layer.wait_until(&self.ends().await).await.unwrap();
         self.assert_agrees(&running.layer.snapshot(), cut).await;
+    }
+}
+
+/// A log of which nothing is read while it is shut.
+#[derive(Debug)]
+pub struct Gated {
+    log: Arc<dyn EventLog>,
+    open: tokio::sync::watch::Sender<bool>,
+}
+
+impl Gated {
+    pub fn new(log: &Arc<dyn EventLog>, open: bool) -> Arc<Self> {
+        Arc::new(Self {
+            log: Arc::clone(log),
+            open: tokio::sync::watch::Sender::new(open),
+        })
+    }
+
+    pub fn set(&self, open: bool) {
+        self.open.send_replace(open);
+    }
+}
+
+#[async_trait]
+impl EventLog for Gated {
+    async fn ensure_topic(&self, name: &str, partitions: u32) -> Result<Topic, LogError> {
+        self.log.ensure_topic(name, partitions).await
+    }
+
+    async fn topic(&self, name: &str) -> Result<Topic, LogError> {
+        self.log.topic(name).await
+    }
+
+    async fn span(&self, partition: &TopicPartition) -> Result<Span, LogError> {
+        self.log.span(partition).await
+    }
+
+    async fn read(
+        &self,
+        partition: &TopicPartition,
+        from: Offset,
+        max_bytes: usize,
+        wait: Duration,
+    ) -> Result<Records, LogError> {
+        self.open.subscribe().wait_for(|open| *open).await.unwrap();
+        self.log.read(partition, from, max_bytes, wait).await
+    }
+
+    async fn append(
+        &self,
+        topic: &str,
+        records: Vec<NewRecord>,
+        sequence: Option<ProducerSequence>,
+    ) -> Result<Appended, LogError> {
+        self.log.append(topic, records, sequence).await
+    }
+
+    async fn last_sequence(&self, producer: &str) -> Result<Option<u64>, LogError> {
+        self.log.last_sequence(producer).await
+    }
+
+    async fn release(&self, partition: &TopicPartition, floor: Offset) -> Result<(), LogError> {
+        self.log.release(partition, floor).await
     }
 }
 

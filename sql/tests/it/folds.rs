@@ -2,7 +2,9 @@
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Decimal128Type, Float64Type, Int32Type, Int64Type};
-use foldline_sql::{Fold, Partial};
+use datafusion::error::DataFusionError;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use foldline_sql::{Fold, FoldError, Partial};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -70,6 +72,41 @@ async fn any_split_and_any_merge_gives_the_answer_of_plain_sql() {
             let partials = folded(&fold, &rows, &mut random).await;
             let merged = fold.finish(&partials).await.unwrap();
             assert_eq!(merged, plain, "seed {seed}: {query}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn plain_sql_over_rows_that_stream_by_is_the_same() {
+    let unbounded = || RuntimeEnvBuilder::new().build_arc().unwrap();
+    for query in QUERIES {
+        let fold = fold(&view(query).await);
+        for count in [0, 60] {
+            let rows = rows::random(3, count);
+            let plain = fold.plain(std::slice::from_ref(&rows)).await.unwrap();
+            let pieces = futures::stream::iter(pieces(&rows, &mut StdRng::seed_from_u64(3)));
+            let streamed = fold.plain_stream(pieces, unbounded()).await.unwrap();
+            assert_eq!(streamed, plain, "{query}");
+        }
+    }
+    // What does not fit in the pool is an error, never another answer.
+    let query = "SELECT _partition, _offset, count(*) AS n, array_agg(kind ORDER BY at) AS k FROM events GROUP BY 1, 2";
+    let fold = fold(&view(query).await);
+    let rows = rows::random(4, 2_000);
+    let plain = fold.plain(std::slice::from_ref(&rows)).await.unwrap();
+    for (bytes, fits) in [(64 << 20, true), (1 << 10, false)] {
+        let bounded = RuntimeEnvBuilder::new()
+            .with_memory_limit(bytes, 1.0)
+            .build_arc()
+            .unwrap();
+        let pieces = futures::stream::iter([rows.slice(0, 900), rows.slice(900, 1_100)]);
+        match fold.plain_stream(pieces, bounded).await {
+            Ok(streamed) => assert_eq!((streamed, fits), (plain.clone(), true)),
+            Err(FoldError::Run { source, .. }) => {
+                let exhausted = matches!(source.find_root(), DataFusionError::ResourcesExhausted(_));
+                assert!(exhausted && !fits, "{source}");
+            }
+            Err(other) => panic!("{other}"),
         }
     }
 }
