@@ -21,7 +21,10 @@ use arrow::datatypes::{DataType, Float64Type, Int64Type, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use arrow::util::display::array_value_to_string;
 use chrono::NaiveDate;
-use datafusion::datasource::MemTable;
+use datafusion::common::TableReference;
+use datafusion::dataframe::DataFrame;
+use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -30,7 +33,7 @@ use foldline_event_log::{Offset, Progress, StreamReader, TopicPartition};
 use foldline_serving_layer::merge::{self, Keys, MergeError};
 use foldline_serving_layer::seam::{self, Seam, SeamError};
 use foldline_serving_layer::{AnswerCoverage, finish};
-use foldline_sql::{Class, Fold, FoldError, Partial, Stream, View, ViewKind, session_context, system_columns};
+use foldline_sql::{Class, Derived, Fold, FoldError, Partial, Stream, View, ViewKind, session_context, system_columns};
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -71,7 +74,7 @@ pub(crate) struct Finding {
 pub(crate) async fn audit(core: &Core, view: &View, progress: &(dyn Fn(u64) + Send + Sync)) -> Finding {
     let outcome = match &view.kind {
         ViewKind::Fold(fold) => audit_fold(core, view, fold, progress).await,
-        ViewKind::Derived { sql } => audit_derived(core, view, sql, progress).await,
+        ViewKind::Derived(above) => audit_derived(core, view, above, progress).await,
     };
     outcome.unwrap_or_else(|error| Finding {
         view: view.name.clone(),
@@ -131,7 +134,7 @@ async fn audit_fold(
 async fn audit_derived(
     core: &Core,
     view: &View,
-    sql: &str,
+    above: &Derived,
     progress: &(dyn Fn(u64) + Send + Sync),
 ) -> anyhow::Result<Finding> {
     let mut bases = Vec::new();
@@ -141,19 +144,17 @@ async fn audit_derived(
         .filter_map(|base| Some(fold_of(base)?.stream().name.as_str()))
         .collect();
     let (seam, generations) = close(core, &streams).await?;
-    let (answers, plains) = (
-        session_context(SessionConfig::new()),
-        session_context(SessionConfig::new()),
-    );
+    let session = session_context(SessionConfig::new());
+    let (mut answers, mut plains) = (BTreeMap::new(), BTreeMap::new());
     let (mut raw_rows, mut different) = (0, None);
     for base in &bases {
         let Some(fold) = fold_of(base) else {
-            let ViewKind::Derived { sql } = &base.kind else {
+            let ViewKind::Derived(above) = &base.kind else {
                 continue;
             };
-            for session in [&answers, &plains] {
-                let rows = derived(session, base, sql, &seam).await?;
-                register(session, &base.name, rows)?;
+            for tables in [&mut answers, &mut plains] {
+                let rows = derived(&session, base, above, tables, &seam).await?;
+                tables.insert(base.name.clone(), rows);
             }
             continue;
         };
@@ -166,12 +167,11 @@ async fn audit_derived(
         {
             different = Some(format!("the view \"{}\" that it reads", base.name));
         }
-        for (session, rows) in [(&answers, sides.answer), (&plains, sides.plain)] {
-            register(session, &base.name, rows)?;
-        }
+        answers.insert(base.name.clone(), sides.answer);
+        plains.insert(base.name.clone(), sides.plain);
     }
-    let answer = derived(&answers, view, sql, &seam).await?;
-    let plain = derived(&plains, view, sql, &seam).await?;
+    let answer = derived(&session, view, above, &answers, &seam).await?;
+    let plain = derived(&session, view, above, &plains, &seam).await?;
     let keys: Vec<usize> = (0..answer.num_columns()).collect();
     let difference = first_difference(view.class, &keys, &answer, &plain)?;
     let part = difference
@@ -180,18 +180,24 @@ async fn audit_derived(
     Ok(finding(core, view, &seam, &answer, raw_rows, difference, part))
 }
 
-/// The rows of a view over the tables of `session`, in an order of their own, without what its retention hides.
-async fn derived(session: &SessionContext, view: &View, sql: &str, seam: &Seam) -> anyhow::Result<RecordBatch> {
-    let planned = session.sql(sql).await;
-    let frame = planned.with_context(|| format!("cannot plan view \"{}\"", view.name))?;
+/// The rows of a view over `tables`, in an order of their own, without what its retention hides.
+async fn derived(
+    session: &SessionContext,
+    view: &View,
+    above: &Derived,
+    tables: &BTreeMap<String, RecordBatch>,
+    seam: &Seam,
+) -> anyhow::Result<RecordBatch> {
+    let plan = above.over(&mut |name| {
+        let rows = tables.get(name).context("a view stands after the views that it reads")?;
+        let table = MemTable::try_new(rows.schema(), vec![vec![rows.clone()]])?;
+        let scan = LogicalPlanBuilder::scan(TableReference::bare(name), provider_as_source(Arc::new(table)), None)?;
+        Ok::<_, anyhow::Error>(scan.build()?)
+    });
+    let plan = plan.with_context(|| format!("cannot plan view \"{}\"", view.name))?;
+    let frame = DataFrame::new(session.state(), plan);
     let rows = in_order(frame.collect().await?, &view.schema)?;
     Ok(finish::retain(view, rows, seam.as_of())?)
-}
-
-fn register(session: &SessionContext, name: &str, rows: RecordBatch) -> anyhow::Result<()> {
-    let table = MemTable::try_new(rows.schema(), vec![vec![rows]])?;
-    session.register_table(name, Arc::new(table))?;
-    Ok(())
 }
 
 fn finding(
@@ -229,7 +235,7 @@ fn bases_of(core: &Core, view: &View, bases: &mut Vec<Arc<View>>) {
 fn fold_of(view: &View) -> Option<&Arc<Fold>> {
     match &view.kind {
         ViewKind::Fold(fold) => Some(fold),
-        ViewKind::Derived { .. } => None,
+        ViewKind::Derived(_) => None,
     }
 }
 

@@ -77,7 +77,7 @@ fn stream_row(stream: &Stream) -> Row {
 fn view_row(view: &View) -> Row {
     let (class, how) = match &view.kind {
         ViewKind::Fold(fold) => (class(view.class), format!("fold, {} key columns", fold.key_columns())),
-        ViewKind::Derived { .. } => (class(view.class), "finished at read time".to_owned()),
+        ViewKind::Derived(_) => (class(view.class), "finished at read time".to_owned()),
     };
     row(
         "view",

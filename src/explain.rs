@@ -29,11 +29,18 @@ impl Explain {
         say!("view: {} (id {})\nsql: {}", view.name, view.id, view.sql);
         match &view.kind {
             ViewKind::Fold(fold) => say!("{}", fold.explain()),
-            ViewKind::Derived { sql } => {
+            ViewKind::Derived(derived) => {
                 say!(
-                    "reads: {}\nfinished at read time, over the merged answers:\n{sql}",
-                    view.reads.join(", ")
+                    "reads: {}\n\nfinished at read time, over the merged answers:\n{}",
+                    view.reads.join(", "),
+                    derived.explain()
                 );
+                let parts = view.reads.iter().filter_map(|name| catalog.view(name));
+                for part in parts.filter(|part| part.part_of.is_some()) {
+                    if let ViewKind::Fold(fold) = &part.kind {
+                        say!("\npart: {} (id {})\n{}", part.name, part.id, fold.explain());
+                    }
+                }
             }
         }
         Ok(())

@@ -9,17 +9,18 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, TimeUnit};
 use arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, ScalarValue};
+use datafusion::common::{Column, ScalarValue, TableReference};
 use datafusion::dataframe::DataFrame;
+use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::SQLOptions;
-use datafusion::logical_expr::{Expr, ScalarUDF, cast, lit};
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder, ScalarUDF, cast, lit};
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use foldline_batch_layer::{ArchiveError, GenerationError};
-use foldline_sql::{Class, FoldError, MULTIPLYING_FUNCTIONS, View, ViewKind};
+use foldline_sql::{Class, Derived, Fold, FoldError, MULTIPLYING_FUNCTIONS, View, ViewKind};
 use futures::StreamExt;
 
 use crate::fence::{self, Fenced, Refused};
@@ -135,6 +136,12 @@ pub enum QueryError {
     /// Archived rows could not be read.
     #[error(transparent)]
     Archive(ArchiveError),
+}
+
+impl From<DataFusionError> for QueryError {
+    fn from(error: DataFusionError) -> Self {
+        Self::from_datafusion(error, Self::Plan)
+    }
 }
 
 impl QueryError {
@@ -286,15 +293,12 @@ impl Inner {
             .with_file_formats(Vec::new())
             .build();
         let session = SessionContext::new_with_state(state);
-        let needed = self.needed(tables);
-        for view in self.parts.catalog.views() {
-            if needed.contains(&view.name) {
-                self.register_view(&session, view, seam).await?;
-            }
+        for view in self.parts.catalog.views().iter().filter(|view| tables.contains(&view.name)) {
+            self.register_view(&session, view, seam)?;
         }
         for stream in self.parts.catalog.streams() {
             if let Some(archive) = &self.parts.archive
-                && needed.contains(&stream.name)
+                && tables.contains(&stream.name)
             {
                 let table = StreamTable {
                     archive: archive.clone(),
@@ -307,55 +311,52 @@ impl Inner {
         Ok(session)
     }
 
-    /// `tables` and the views below them.
-    fn needed(&self, tables: &[String]) -> Vec<String> {
-        let catalog = &self.parts.catalog;
-        let mut needed = tables.to_vec();
-        // Views stand after the views that they read: from the end, one pass finds everything.
-        for view in catalog.views().iter().rev() {
-            if needed.contains(&view.name) {
-                let below = view.reads.iter().filter(|name| catalog.view(name).is_some());
-                needed.extend(below.cloned());
-            }
-        }
-        needed
-    }
-
-    async fn register_view(
+    fn register_view(
         self: &Arc<Self>,
         session: &SessionContext,
         view: &Arc<View>,
         seam: &Arc<Seam>,
     ) -> Result<(), QueryError> {
         match &view.kind {
-            ViewKind::Fold(fold) => {
-                let table = FoldTable {
-                    inner: Arc::clone(self),
-                    view: Arc::clone(view),
-                    fold: Arc::clone(fold),
-                    seam: Arc::clone(seam),
-                };
-                register(session, &view.name, Arc::new(table))
-            }
-            ViewKind::Derived { .. } => {
-                let frame = self.derived_frame(session, view, seam).await?;
+            ViewKind::Fold(fold) => register(session, &view.name, self.fold_table(view, fold, seam)),
+            ViewKind::Derived(derived) => {
+                let frame = self.derived_frame(session, view, derived, seam)?;
                 register(session, &view.name, frame.into_view())
             }
         }
     }
 
-    /// A view over views, planned over the tables of `session`, without what its retention hides.
-    pub(crate) async fn derived_frame(
+    fn fold_table(self: &Arc<Self>, view: &Arc<View>, fold: &Arc<Fold>, seam: &Arc<Seam>) -> Arc<FoldTable> {
+        Arc::new(FoldTable {
+            inner: Arc::clone(self),
+            view: Arc::clone(view),
+            fold: Arc::clone(fold),
+            seam: Arc::clone(seam),
+        })
+    }
+
+    /// The rows of a view above folds, without what its retention hides.
+    pub(crate) fn derived_frame(
         self: &Arc<Self>,
         session: &SessionContext,
         view: &View,
-        seam: &Seam,
+        derived: &Derived,
+        seam: &Arc<Seam>,
     ) -> Result<DataFrame, QueryError> {
-        let ViewKind::Derived { sql } = &view.kind else {
-            unreachable!("a fold view is finished, not planned");
-        };
-        let plan = session.state().create_logical_plan(sql).await;
-        let plan = plan.map_err(|error| QueryError::from_datafusion(error, QueryError::Plan))?;
+        let plan = derived.over(&mut |name| {
+            let below = self.parts.catalog.view(name).expect("a view reads views of its catalog");
+            match &below.kind {
+                ViewKind::Fold(fold) => {
+                    let source = provider_as_source(self.fold_table(below, fold, seam));
+                    let scan = LogicalPlanBuilder::scan(TableReference::bare(name), source, None);
+                    Ok::<_, QueryError>(scan?.build()?)
+                }
+                ViewKind::Derived(derived) => {
+                    let frame = self.derived_frame(session, below, derived, seam)?;
+                    Ok(frame.into_unoptimized_plan())
+                }
+            }
+        })?;
         let frame = DataFrame::new(session.state(), plan);
         let (Some((retention_ms, column)), Some(as_of)) = (&view.retention, self.as_of(view, seam)) else {
             return Ok(frame);

@@ -17,7 +17,7 @@ use arrow::error::ArrowError;
 use datafusion::common::ScalarValue;
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{Expr, SortExpr, lit};
-use foldline_sql::{Fold, View, ViewKind};
+use foldline_sql::{Derived, Fold, View, ViewKind};
 
 use crate::coverage::type_name;
 use crate::merge::Keys;
@@ -205,8 +205,8 @@ impl Inner {
                 let keys = keys(fold, &conditions);
                 self.rows_of(view, fold, &seam, &keys).await?
             }
-            ViewKind::Derived { .. } => {
-                let rows = self.derived_rows(view, &seam, &conditions, &plan).await?;
+            ViewKind::Derived(derived) => {
+                let rows = self.derived_rows(view, derived, &seam, &conditions, &plan).await?;
                 return Ok(self.answer(rows.schema(), vec![rows], &seam, view.class, since));
             }
         };
@@ -219,12 +219,13 @@ impl Inner {
     async fn derived_rows(
         self: &Arc<Self>,
         view: &Arc<View>,
+        derived: &Derived,
         seam: &Arc<Seam>,
         conditions: &[Condition],
         shape: &Shape,
     ) -> Result<RecordBatch, QueryError> {
-        let session = self.session(seam, &view.reads).await?;
-        let mut frame = self.derived_frame(&session, view, seam).await?;
+        let session = self.session(seam, &[]).await?;
+        let mut frame = self.derived_frame(&session, view, derived, seam)?;
         for condition in conditions {
             frame = frame.filter(condition.expression()?).map_err(QueryError::Plan)?;
         }

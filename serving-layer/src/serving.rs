@@ -318,12 +318,13 @@ impl Inner {
     /// Keeps the last failure of a view's partials for `status` and `/readyz`, until they can be read again.
     fn remember<T>(&self, view: &View, outcome: &Result<T, QueryError>) {
         let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = view.part_of.as_ref().unwrap_or(&view.name);
         match outcome {
             Ok(_) => {
-                damaged.remove(&view.name);
+                damaged.remove(shown);
             }
             Err(error) if error.is_damage() => {
-                damaged.insert(view.name.clone(), (error.chain(), Instant::now()));
+                damaged.insert(shown.clone(), (error.chain(), Instant::now()));
             }
             Err(_) => {}
         }
@@ -352,7 +353,7 @@ impl Inner {
     fn building_under(&self, view: &View, seam: &Seam) -> Result<(), merge::MergeError> {
         match &view.kind {
             ViewKind::Fold(fold) => merge::building(view, fold, seam),
-            ViewKind::Derived { .. } => {
+            ViewKind::Derived(_) => {
                 for name in &view.reads {
                     if let Some(below) = self.parts.catalog.view(name) {
                         self.building_under(below, seam)?;

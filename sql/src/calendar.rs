@@ -84,10 +84,6 @@ impl Windows {
         Self { size, ..self }
     }
 
-    pub(crate) fn size(&self) -> Length {
-        self.size
-    }
-
     /// Whether they begin at midnights: then they are windows of DATEs, too.
     pub(crate) fn are_whole_days(&self) -> bool {
         self.size.is_whole_days() && (matches!(self.size, Length::Months(_)) || self.origin % MICROS_PER_DAY == 0)

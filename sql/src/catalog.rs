@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::common::plan_err;
 use datafusion::common::tree_node::Transformed;
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection};
 use datafusion::sql::sqlparser::tokenizer::Location;
 use sha2::{Digest, Sha256};
 
@@ -293,8 +293,16 @@ pub struct Derived {
 }
 
 impl Derived {
-    pub(crate) fn new(plan: LogicalPlan) -> Self {
-        Self { plan }
+    /// `plan` with its columns under their plain names.
+    pub(crate) fn new(plan: LogicalPlan) -> Result<Self, DataFusionError> {
+        let named = plan.schema().iter().map(|(qualifier, field)| {
+            let column = datafusion::common::Column::new(qualifier.cloned(), field.name());
+            Expr::Column(column).alias(field.name())
+        });
+        let named = named.collect();
+        Ok(Self {
+            plan: LogicalPlan::Projection(Projection::try_new(named, Arc::new(plan))?),
+        })
     }
 
     /// The plan over `tables`, which gives the rows of what the view reads, by name: a table, or a plan of its own. Its

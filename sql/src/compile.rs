@@ -136,7 +136,7 @@ pub(crate) async fn view(
                 .collect();
             (
                 short_hash(&format!("{FOLD_FORMAT} {} {declared}", ids.join(" "))),
-                ViewKind::Derived(Derived::new(above)),
+                ViewKind::Derived(Derived::new(above).map_err(failed)?),
             )
         }
     };

@@ -39,7 +39,7 @@ use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 use crate::partial::{sorted_by_key, with_schema};
 use crate::regroup::Regroup;
 use crate::session::{Rows, task_context};
-use crate::windows::{Regrouping, SESSION_TIME, regrouping};
+use crate::windows::{Regrouping, SESSION_TIME, carry_session_end, regrouping};
 use crate::{Partial, Stream, system_columns};
 
 /// Number of the layout and meaning of stored partials. Raise it when either changes: state under another number is
@@ -122,9 +122,10 @@ impl Fold {
         windowed: bool,
         state: &SessionState,
     ) -> Result<Self> {
-        let top = state.create_physical_plan(plan).await?;
-        let whole = only_aggregate(&top)?;
-        let aggregate = aggregate_of(&whole)?;
+        let plan = carry_session_end(plan.clone())?;
+        let top = state.create_physical_plan(&plan).await?;
+        let (whole, aggregate) = only_aggregate(&top)?;
+        let aggregate = aggregate_of(&aggregate)?;
         let input = aggregate.input();
         let partial = AggregateExec::try_new(
             AggregateMode::Partial,
@@ -135,7 +136,7 @@ impl Fold {
             aggregate.input_schema(),
         )?;
         let key_columns = aggregate.group_expr().num_group_exprs();
-        let regroup = regroup_of(plan, aggregate, key_columns, &partial.schema())?;
+        let regroup = regroup_of(&plan, aggregate, key_columns, &partial.schema())?;
         let mut input_columns: Vec<String> = rows_schema(input)?
             .fields()
             .iter()
@@ -371,7 +372,11 @@ impl Fold {
         let batches = collect(plan, task_context()).await?;
         let batches: Vec<RecordBatch> = batches
             .iter()
-            .map(|batch| with_schema(batch, &self.output_schema))
+            .map(|batch| {
+                // Behind the view's columns may stand the end of its sessions.
+                let shown: Vec<usize> = (0..self.output_schema.fields().len()).collect();
+                with_schema(&batch.project(&shown)?, &self.output_schema)
+            })
             .collect::<Result<_, _>>()?;
         Ok(arrow::compute::concat_batches(&self.output_schema, &batches)?)
     }
@@ -521,8 +526,9 @@ pub(crate) fn nullable(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// The single aggregation of `plan`, which aggregates rows to values in one step.
-fn only_aggregate(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+/// The aggregation of `plan`: the node that gives its values, and the one that takes its rows. That is one node, or two
+/// where DataFusion plans it in two steps itself (grouping sets).
+fn only_aggregate(plan: &Arc<dyn ExecutionPlan>) -> Result<(Arc<dyn ExecutionPlan>, Arc<dyn ExecutionPlan>)> {
     let mut found: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     plan.apply(|node| {
         if node.downcast_ref::<AggregateExec>().is_some() {
@@ -530,14 +536,16 @@ fn only_aggregate(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
+    let mode = |node: &Arc<dyn ExecutionPlan>| aggregate_of(node).map(|aggregate| *aggregate.mode());
     match found.as_slice() {
-        [one]
-            if matches!(
-                aggregate_of(one)?.mode(),
-                AggregateMode::Single | AggregateMode::SinglePartitioned
-            ) =>
+        [one] if matches!(mode(one)?, AggregateMode::Single | AggregateMode::SinglePartitioned) => {
+            Ok((Arc::clone(one), Arc::clone(one)))
+        }
+        [values, rows]
+            if matches!(mode(values)?, AggregateMode::Final | AggregateMode::FinalPartitioned)
+                && mode(rows)? == AggregateMode::Partial =>
         {
-            Ok(Arc::clone(one))
+            Ok((Arc::clone(values), Arc::clone(rows)))
         }
         _ => Err(DataFusionError::Plan(format!(
             "a fold has one aggregation, and this query plans {}",

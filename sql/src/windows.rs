@@ -22,7 +22,7 @@ use datafusion::functions_aggregate::min_max::max_udaf;
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
-    Aggregate, ColumnarValue, Expr, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    Aggregate, ColumnarValue, Expr, LogicalPlan, Projection, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
     lit,
 };
 
@@ -411,7 +411,11 @@ pub(crate) fn misplaced(plan: &LogicalPlan, over_stream: &dyn Fn(&LogicalPlan) -
 
 /// Gives every session its end, and every `window_end` its meaning. Runs before anything else looks at the plan.
 pub(crate) fn prepare(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let with_ends = plan.transform_up_with_subqueries(|node| match node {
+    let grouped = plan.transform_up_with_subqueries(|node| match node {
+        LogicalPlan::Aggregate(aggregate) => ends_above(aggregate),
+        other => Ok(Transformed::no(other)),
+    })?;
+    let with_ends = grouped.data.transform_up_with_subqueries(|node| match node {
         LogicalPlan::Aggregate(aggregate) => with_session_end(aggregate),
         other => Ok(Transformed::no(other)),
     })?;
@@ -433,6 +437,62 @@ pub(crate) fn prepare(plan: LogicalPlan) -> Result<LogicalPlan> {
         })
     })?;
     Ok(resolved.data)
+}
+
+/// Takes the ends of windows out of a GROUP BY that also holds the windows: they say nothing more, and are known above.
+fn ends_above(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
+    let window_of = |group: &Expr| match group {
+        Expr::ScalarFunction(function) if function.name() == "window_end" => match function.args.as_slice() {
+            [window] if aggregate.group_expr.contains(window) => Some(window.clone()),
+            _ => None,
+        },
+        _ => None,
+    };
+    if aggregate.group_expr.iter().all(|group| window_of(group).is_none()) {
+        return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
+    }
+    let named = |expression: &Expr| {
+        let (relation, name) = expression.qualified_name();
+        Expr::Column(Column::new(relation, name))
+    };
+    let mut columns = Vec::new();
+    let mut groups = Vec::new();
+    for group in &aggregate.group_expr {
+        match (group, window_of(group)) {
+            (Expr::ScalarFunction(function), Some(window)) => {
+                let end = function.func.call(vec![named(&window)]);
+                columns.push(end.alias(group.schema_name().to_string()));
+            }
+            _ => {
+                columns.push(named(group));
+                groups.push(group.clone());
+            }
+        }
+    }
+    columns.extend(aggregate.aggr_expr.iter().map(named));
+    let aggregate = Aggregate::try_new(aggregate.input, groups, aggregate.aggr_expr)?;
+    let projection = Projection::try_new(columns, Arc::new(LogicalPlan::Aggregate(aggregate)))?;
+    Ok(Transformed::yes(LogicalPlan::Projection(projection)))
+}
+
+/// `plan` with the end of its sessions as a last column, so that no rule finds it unused.
+pub(crate) fn carry_session_end(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let carried = plan.transform_up(|node| {
+        let LogicalPlan::Projection(mut projection) = node else {
+            return Ok(Transformed::no(node));
+        };
+        let end = projection.input.schema().iter().find(|(_, field)| field.name() == SESSION_END);
+        let end = end.map(|found| Expr::Column(Column::from(found)));
+        match end.filter(|end| !projection.expr.contains(end)) {
+            Some(end) => {
+                projection.expr.push(end);
+                let projection = Projection::try_new(projection.expr, projection.input)?;
+                Ok(Transformed::yes(LogicalPlan::Projection(projection)))
+            }
+            None => Ok(Transformed::no(LogicalPlan::Projection(projection))),
+        }
+    })?;
+    Ok(carried.data)
 }
 
 fn with_session_end(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {

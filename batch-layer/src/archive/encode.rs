@@ -28,6 +28,7 @@ use super::{ArchiveError, ArchivedFile, Boundary, Commit, RAW, RECORD_TIME_MAX, 
 const ROW_GROUP_ROWS: usize = 65_536;
 /// Fast; higher levels cost the archiver more than they save here.
 const ZSTD_LEVEL: i32 = 1;
+const DICTIONARY_BYTES: usize = 64 << 10;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 /// Columns of a dead-letter file, beside the system columns.
@@ -370,16 +371,18 @@ fn write_file(
     Ok(EncodedFile { path, file, bytes })
 }
 
-/// Statistics by row group on what readers select by; none on whole events.
+/// Statistics by row group on what readers select by, and none on the rest. A dictionary that does not stay small is
+/// given up early: building one of values that hardly repeat costs more than it saves.
 fn properties() -> Result<WriterProperties, ParquetError> {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_column_statistics_enabled(ColumnPath::from(RAW), EnabledStatistics::None)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_dictionary_page_size_limit(DICTIONARY_BYTES)
         .set_column_dictionary_enabled(ColumnPath::from(RAW), false);
     for ascending in [system_columns::OFFSET, system_columns::RECORD_TIME, RECORD_TIME_MAX] {
         properties = properties
+            .set_column_statistics_enabled(ColumnPath::from(ascending), EnabledStatistics::Chunk)
             .set_column_dictionary_enabled(ColumnPath::from(ascending), false)
             .set_column_encoding(ColumnPath::from(ascending), Encoding::DELTA_BINARY_PACKED);
     }

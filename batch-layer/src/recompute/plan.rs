@@ -167,7 +167,7 @@ async fn cut(
 
 fn jobs(catalog: &Catalog, base: Option<&Generation>, kind: RunKind) -> Vec<Job> {
     let mut jobs = Vec::new();
-    for view in catalog.views() {
+    for view in catalog.views_and_parts() {
         let ViewKind::Fold(fold) = &view.kind else { continue };
         // Views of one meaning have one id, and share its files whatever they are called.
         if jobs.iter().any(|job: &Job| job.view.id == view.id) {

@@ -72,7 +72,7 @@ pub(crate) fn topic() -> Topic {
 pub(crate) fn fold_of(view: &View) -> Arc<Fold> {
     match &view.kind {
         ViewKind::Fold(fold) => Arc::clone(fold),
-        ViewKind::Derived { .. } => panic!("{} is not a fold", view.name),
+        ViewKind::Derived(_) => panic!("{} is not a fold", view.name),
     }
 }
 

@@ -117,7 +117,7 @@ impl Platform {
     pub(crate) fn fold(&self, view: &str) -> Arc<Fold> {
         match &self.catalog.view(view).unwrap().kind {
             ViewKind::Fold(fold) => Arc::clone(fold),
-            ViewKind::Derived { .. } => panic!("{view} is no fold"),
+            ViewKind::Derived(_) => panic!("{view} is no fold"),
         }
     }
 

@@ -8,12 +8,13 @@ use arrow::datatypes::SchemaRef;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::collect;
+use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::{Stream, StreamExt};
 
 use super::{Fold, FoldError, over_source, rows_schema};
+use crate::partial::with_schema;
 use crate::session::task_context;
 
 impl Fold {
@@ -44,11 +45,19 @@ impl Fold {
             schema: Arc::clone(&schema),
         };
         let source = StreamingTableExec::try_new(schema, vec![Arc::new(rows)], None, [], false, None)?;
-        let plan = over_source(Arc::clone(&self.whole), &(Arc::new(source) as _))?;
+        let source: Arc<dyn ExecutionPlan> = Arc::new(source);
         let context = TaskContext::default()
             .with_session_config(task_context().session_config().clone())
             .with_runtime(runtime);
-        let values = collect(plan, Arc::new(context)).await?;
+        let context = Arc::new(context);
+        let values = match &self.regroup {
+            None => collect(over_source(Arc::clone(&self.whole), &source)?, context).await?,
+            Some(_) => {
+                let states = collect(over_source(Arc::clone(&self.partial) as _, &source)?, context).await?;
+                let states = states.iter().map(|states| with_schema(states, &self.state_schema));
+                self.values_of(states.collect::<Result<_, _>>()?).await?
+            }
+        };
         self.answer(&values).await
     }
 }

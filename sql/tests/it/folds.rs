@@ -30,6 +30,22 @@ const QUERIES: &[&str] = &[
     "SELECT CASE WHEN amount > 0 THEN 'gain' ELSE 'loss' END AS k, date_part('hour', at) AS h, count(*) AS n FROM events GROUP BY 1, 2",
     "SELECT _partition, max(_offset) AS newest, count(*) FILTER (WHERE _late) AS late FROM events GROUP BY _partition",
     "SELECT user_id, sum(ratio) AS s, avg(ratio) AS a FROM events GROUP BY user_id",
+    "SELECT kind, user_id, grouping(kind) AS g, count(*) AS n, sum(amount) AS s FROM events GROUP BY ROLLUP (kind, user_id)",
+    "SELECT kind, user_id, count(*) AS n FROM events GROUP BY CUBE (kind, user_id)",
+    "SELECT kind, tumble(at, INTERVAL '1 day') AS d, count(*) AS n FROM events GROUP BY GROUPING SETS ((kind, tumble(at, INTERVAL '1 day')), (kind), ())",
+    "SELECT kind, median(amount) AS m, percentile_cont(0.9) WITHIN GROUP (ORDER BY ratio) AS p FROM events GROUP BY kind",
+    "SELECT kind, bit_and(amount) AS a, bit_or(amount) AS o, bit_xor(amount) AS x, bool_and(amount > 0) AS b, bool_or(_late) AS l FROM events GROUP BY kind",
+    "SELECT kind, string_agg(user_id, ',' ORDER BY at) AS s, array_agg(DISTINCT user_id) AS d FROM events GROUP BY kind",
+    "SELECT kind, any_value(user_id) AS v, nth_value(amount, 2 ORDER BY at) AS second FROM events GROUP BY kind",
+    "SELECT kind, sum(DISTINCT amount) AS s, avg(DISTINCT amount) AS a, approx_distinct(big) AS d FROM events GROUP BY kind",
+    "SELECT kind, regr_count(ratio, amount) AS n FROM events GROUP BY kind",
+    "SELECT user_id, hop(at, INTERVAL '1 hour', INTERVAL '5 hours') AS w, count(*) AS n, sum(amount) AS s FROM events GROUP BY 1, 2",
+    "SELECT hop(at, INTERVAL '3 hours', INTERVAL '4 hours') AS w, window_end(hop(at, INTERVAL '3 hours', INTERVAL '4 hours')) AS e, max(kind) AS k FROM events GROUP BY 1, 2",
+    "SELECT session(at, INTERVAL '3 hours') AS s, user_id, window_end(session(at, INTERVAL '3 hours')) AS e, count(*) AS n, last_value(kind ORDER BY at) AS l FROM events GROUP BY 1, 2",
+    "SELECT session(at, INTERVAL '2 hours') AS s, count(*) AS n FROM events GROUP BY 1",
+    "SELECT d, window_end(d) AS e, n FROM (SELECT tumble(at, INTERVAL '1 day', timezone => 'Europe/Berlin') AS d, count(*) AS n FROM events GROUP BY 1)",
+    "SELECT user_id, kind, amount, at FROM events WHERE amount > 0",
+    "SELECT DISTINCT kind, user_id FROM events",
 ];
 
 fn pieces(rows: &RecordBatch, random: &mut StdRng) -> Vec<RecordBatch> {

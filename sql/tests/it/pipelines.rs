@@ -40,7 +40,7 @@ async fn reviews_compile() {
     assert!(!fold.input_columns().contains(&"_late".to_owned()));
     assert!(matches!(
         catalog.view("product_seasons").unwrap().kind,
-        ViewKind::Derived { .. }
+        ViewKind::Derived(_)
     ));
 }
 

@@ -35,7 +35,7 @@ pub(crate) async fn view(query: &str) -> Arc<View> {
 pub(crate) fn fold(view: &Arc<View>) -> Arc<Fold> {
     match &view.kind {
         ViewKind::Fold(fold) => Arc::clone(fold),
-        ViewKind::Derived { .. } => panic!("not a fold"),
+        ViewKind::Derived(_) => panic!("not a fold"),
     }
 }
 
