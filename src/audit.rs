@@ -24,9 +24,9 @@ use chrono::NaiveDate;
 use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::{MemTable, provider_as_source};
-use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use foldline_batch_layer::Generations;
 use foldline_event_log::{Offset, Progress, StreamReader, TopicPartition};
@@ -189,7 +189,9 @@ async fn derived(
     seam: &Seam,
 ) -> anyhow::Result<RecordBatch> {
     let plan = above.over(&mut |name| {
-        let rows = tables.get(name).context("a view stands after the views that it reads")?;
+        let rows = tables
+            .get(name)
+            .context("a view stands after the views that it reads")?;
         let table = MemTable::try_new(rows.schema(), vec![vec![rows.clone()]])?;
         let scan = LogicalPlanBuilder::scan(TableReference::bare(name), provider_as_source(Arc::new(table)), None)?;
         Ok::<_, anyhow::Error>(scan.build()?)

@@ -293,7 +293,13 @@ impl Inner {
             .with_file_formats(Vec::new())
             .build();
         let session = SessionContext::new_with_state(state);
-        for view in self.parts.catalog.views().iter().filter(|view| tables.contains(&view.name)) {
+        for view in self
+            .parts
+            .catalog
+            .views()
+            .iter()
+            .filter(|view| tables.contains(&view.name))
+        {
             self.register_view(&session, view, seam)?;
         }
         for stream in self.parts.catalog.streams() {
@@ -344,7 +350,11 @@ impl Inner {
         seam: &Arc<Seam>,
     ) -> Result<DataFrame, QueryError> {
         let plan = derived.over(&mut |name| {
-            let below = self.parts.catalog.view(name).expect("a view reads views of its catalog");
+            let below = self
+                .parts
+                .catalog
+                .view(name)
+                .expect("a view reads views of its catalog");
             match &below.kind {
                 ViewKind::Fold(fold) => {
                     let source = provider_as_source(self.fold_table(below, fold, seam));

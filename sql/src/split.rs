@@ -5,7 +5,7 @@
 //!   Limit                                  Limit
 //!     Window                                 Window
 //!       Join                       =>          Join
-//!         Aggregate   Aggregate                  v#1   v#2          + the folds v#1 and v#2
+//!         Aggregate   Aggregate                  v.1   v.2          + the folds v.1 and v.2
 //!           clicks      clicks
 //! ```
 
@@ -113,7 +113,7 @@ pub(crate) fn split(plan: LogicalPlan, view: &str, streams: &dyn Fn(&str) -> boo
         let fold = LogicalPlan::Projection(Projection::try_new(named, Arc::new(node.clone()))?);
         let same = parts.iter().position(|part: &Part| part.plan == fold);
         let index = same.unwrap_or(parts.len());
-        let name = format!("{view}#{}", index + 1);
+        let name = format!("{view}.{}", index + 1);
         let table = Arc::new(RowlessTable {
             schema: crate::fold::nullable(fold.schema().as_arrow()),
         });

@@ -12,7 +12,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, Result, plan_err};
 use datafusion::logical_expr::expr::{Sort as SortKey, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{Expr, LogicalPlan, WindowFrame, WindowFrameBound, WindowFrameUnits};
+use datafusion::logical_expr::{Expr, LogicalPlan, Window, WindowFrame, WindowFrameBound, WindowFrameUnits};
 use datafusion::optimizer::analyzer::AnalyzerRule;
 use datafusion::scalar::ScalarValue;
 
@@ -40,21 +40,48 @@ impl AnalyzerRule for TotalOrder {
             }
             LogicalPlan::Window(window) => {
                 let schema = Arc::clone(window.input.schema());
+                let input = Arc::clone(&window.input);
                 let node = LogicalPlan::Window(window);
                 let names = NamePreserver::new(&node);
-                node.map_expressions(|expression| {
+                let completed = node.map_expressions(|expression| {
                     let name = names.save(&expression);
                     let completed = expression.transform_up(|expression| match expression {
                         Expr::WindowFunction(function) => completed(*function, &schema),
                         other => Ok(Transformed::no(other)),
                     })?;
                     Ok(completed.update_data(|expression| name.restore(expression)))
-                })
+                })?;
+                if !completed.transformed {
+                    return Ok(completed);
+                }
+                Ok(Transformed::yes(by_order(completed.data.expressions(), input)?))
             }
             other => Ok(Transformed::no(other)),
         })?;
         Ok(completed.data)
     }
+}
+
+/// `windows` over `input`, those of one order together: a node of the plan has one.
+fn by_order(windows: Vec<Expr>, input: Arc<LogicalPlan>) -> Result<LogicalPlan> {
+    let mut groups: Vec<(Vec<SortKey>, Vec<Expr>, Vec<Expr>)> = Vec::new();
+    for window in windows {
+        let bare = window.clone().unalias_nested().data;
+        let (order, partition) = match &bare {
+            Expr::WindowFunction(function) => (function.params.order_by.clone(), function.params.partition_by.clone()),
+            _ => (Vec::new(), Vec::new()),
+        };
+        let found = groups.iter_mut().find(|(other, by, _)| *other == order && *by == partition);
+        match found {
+            Some((_, _, together)) => together.push(window),
+            None => groups.push((order, partition, vec![window])),
+        }
+    }
+    let mut plan = input;
+    for (_, _, together) in groups {
+        plan = Arc::new(LogicalPlan::Window(Window::try_new(together, plan)?));
+    }
+    Ok(Arc::unwrap_or_clone(plan))
 }
 
 fn completed(mut function: WindowFunction, schema: &DFSchema) -> Result<Transformed<Expr>> {

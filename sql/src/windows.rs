@@ -22,8 +22,8 @@ use datafusion::functions_aggregate::min_max::max_udaf;
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
-    Aggregate, ColumnarValue, Expr, LogicalPlan, Projection, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
-    lit,
+    Aggregate, ColumnarValue, Expr, LogicalPlan, Projection, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility, lit,
 };
 
 use crate::calendar::{Length, Windows};
@@ -481,7 +481,11 @@ pub(crate) fn carry_session_end(plan: LogicalPlan) -> Result<LogicalPlan> {
         let LogicalPlan::Projection(mut projection) = node else {
             return Ok(Transformed::no(node));
         };
-        let end = projection.input.schema().iter().find(|(_, field)| field.name() == SESSION_END);
+        let end = projection
+            .input
+            .schema()
+            .iter()
+            .find(|(_, field)| field.name() == SESSION_END);
         let end = end.map(|found| Expr::Column(Column::from(found)));
         match end.filter(|end| !projection.expr.contains(end)) {
             Some(end) => {

@@ -325,7 +325,7 @@ pub(crate) fn rows(schema: &SchemaRef, lines: &str) -> RecordBatch {
     concat_batches(schema, &batches).unwrap()
 }
 
-fn between(rows: &RecordBatch, offsets: Range<u64>) -> RecordBatch {
+pub(crate) fn between(rows: &RecordBatch, offsets: Range<u64>) -> RecordBatch {
     let column = rows.column_by_name("_offset").unwrap().as_primitive::<Int64Type>();
     let wanted = column
         .iter()

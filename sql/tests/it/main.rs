@@ -5,3 +5,4 @@ mod folds;
 mod pipelines;
 mod refusals;
 mod rows;
+mod windows;
