@@ -87,7 +87,7 @@ const T_DIGEST: (&str, &str) = (
     "write percentile_cont(0.9) WITHIN GROUP (ORDER BY x), which is exact",
 );
 
-/// How the aggregate called `name`, or by an alias of it, folds.
+/// How the aggregate called `name` folds.
 pub(crate) fn folding(name: &str) -> Option<Folding> {
     let found = AGGREGATES.iter().find(|(known, _)| *known == name);
     found.map(|(_, folding)| *folding)
@@ -336,4 +336,22 @@ fn integer_average(function: &AggregateFunction, aggregate: &Aggregate) -> Resul
             cast(columns.remove(0), DataType::Float64) / count
         }),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::prelude::SessionConfig;
+
+    use super::*;
+
+    #[test]
+    fn every_aggregate_of_the_registry_is_classed() {
+        let state = crate::session_context(SessionConfig::new()).state();
+        let mut shipped: Vec<&str> = state.aggregate_functions().values().map(|known| known.name()).collect();
+        shipped.sort_unstable();
+        shipped.dedup();
+        let mut classed: Vec<&str> = AGGREGATES.iter().map(|(name, _)| *name).collect();
+        classed.sort_unstable();
+        assert_eq!(shipped, classed);
+    }
 }

@@ -357,8 +357,8 @@ fn function_of(
         "session" => return window(place, function, &name, 2..=2, at),
         _ => {}
     }
-    if state.aggregate_functions().contains_key(&name) {
-        return aggregate(place, function, &name, at);
+    if let Some(known) = state.aggregate_functions().get(&name) {
+        return aggregate(place, function, known.name(), at);
     }
     let Some(scalar) = state.scalar_functions().get(&name) else {
         if state.window_functions().contains_key(&name) {
@@ -402,7 +402,7 @@ fn nearest(name: &str, known: &[&str]) -> String {
 }
 
 fn aggregate(place: &Place<'_>, function: &Function, name: &str, at: Location) -> Result<(), Refusal> {
-    match folding(name).or_else(|| folding(canonical(name))) {
+    match folding(name) {
         None => {
             let known: Vec<&str> = AGGREGATES.iter().map(|(name, _)| *name).collect();
             return Err(place.refuse(
@@ -443,19 +443,6 @@ fn aggregate(place: &Place<'_>, function: &Function, name: &str, at: Location) -
     }) {
         Some(clause) => Err(place.refuse(at, format!("{name} does not take {clause}"), "leave it out")),
         None => Ok(()),
-    }
-}
-
-/// The name that DataFusion lists an alias of an aggregate under.
-fn canonical(name: &str) -> &str {
-    match name {
-        "mean" => "avg",
-        "var_samp" | "var_sample" => "var",
-        "var_population" => "var_pop",
-        "stddev_samp" => "stddev",
-        "covar" => "covar_samp",
-        "quantile_cont" => "percentile_cont",
-        other => other,
     }
 }
 
