@@ -71,7 +71,9 @@ fn by_order(windows: Vec<Expr>, input: Arc<LogicalPlan>) -> Result<LogicalPlan> 
             Expr::WindowFunction(function) => (function.params.order_by.clone(), function.params.partition_by.clone()),
             _ => (Vec::new(), Vec::new()),
         };
-        let found = groups.iter_mut().find(|(other, by, _)| *other == order && *by == partition);
+        let found = groups
+            .iter_mut()
+            .find(|(other, by, _)| *other == order && *by == partition);
         match found {
             Some((_, _, together)) => together.push(window),
             None => groups.push((order, partition, vec![window])),
