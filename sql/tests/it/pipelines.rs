@@ -45,6 +45,30 @@ async fn reviews_compile() {
 }
 
 #[tokio::test]
+async fn clicklog_compiles() {
+    let catalog = catalog("clicklog").await;
+    let kinds: Vec<(&str, bool)> = catalog
+        .views()
+        .iter()
+        .map(|view| (view.name.as_str(), matches!(view.kind, ViewKind::Fold(_))))
+        .collect();
+    let expected = [
+        ("top_destinations", false),
+        ("second_hotels", false),
+        ("visits", true),
+        ("market_months", true),
+        ("clicks_of_users", true),
+    ];
+    assert_eq!(kinds, expected);
+    assert!(catalog.views().iter().all(|view| view.class == Class::Exact));
+    let ViewKind::Fold(fold) = &catalog.view("clicks_of_users").unwrap().kind else {
+        panic!("a fold")
+    };
+    assert_eq!(fold.key_of_output("user_id"), Some(0));
+    assert!(!fold.windowed());
+}
+
+#[tokio::test]
 async fn shop_compiles() {
     let catalog = catalog("shop").await;
     let names: Vec<&str> = catalog.views().iter().map(|view| view.name.as_str()).collect();
