@@ -1,7 +1,7 @@
 //! Gathering the partials of both halves, all of them or the ones of some keys.
 //!
 //! Nothing is merged here: [`foldline_sql::Fold::finish`] merges what it is given. A point read looks its key up in
-//! every partial first (a binary search each), so that a handful of rows reach the finish instead of all of them.
+//! every partial first, so that a handful of rows reach the finish instead of all of them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use datafusion::common::ScalarValue;
 use foldline_batch_layer::{GenerationError, Generations};
-use foldline_sql::{Fold, FoldError, Partial, View};
+use foldline_sql::{Fold, FoldError, KeyLookup, Partial, View};
 
 use crate::seam::Seam;
 
@@ -20,47 +20,46 @@ const ALTERNATIVES_MAX: usize = 256;
 /// nothing is wanted; with one that fixes no column, everything.
 #[derive(Debug, Clone)]
 pub struct Keys {
-    alternatives: Vec<Vec<(usize, ArrayRef)>>,
+    alternatives: Vec<KeyLookup>,
 }
 
 impl Keys {
     /// Every key.
     pub fn all() -> Self {
         Self {
-            alternatives: vec![Vec::new()],
+            alternatives: vec![KeyLookup::default()],
         }
     }
 
     /// The keys that have one of the values in each of the columns: pairs of key position and arrays of one value.
     /// Repeated values count once: a row found twice would be counted twice.
-    pub fn any_of(columns: Vec<(usize, Vec<ArrayRef>)>) -> Self {
-        let mut keys = Self::all();
+    pub fn any_of(columns: Vec<(usize, Vec<ArrayRef>)>) -> Result<Self, FoldError> {
+        let mut alternatives: Vec<Vec<(usize, ArrayRef)>> = vec![Vec::new()];
         for (position, values) in columns {
             let values = distinct(values);
-            if keys.alternatives.len() * values.len() > ALTERNATIVES_MAX {
-                continue;
-            }
             let fixed = |alternative: &Vec<(usize, ArrayRef)>| alternative.iter().any(|(fixed, _)| *fixed == position);
-            if keys.alternatives.iter().any(fixed) {
+            if alternatives.len() * values.len() > ALTERNATIVES_MAX || alternatives.iter().any(fixed) {
                 continue;
             }
-            let mut alternatives = Vec::with_capacity(keys.alternatives.len() * values.len());
-            for alternative in &keys.alternatives {
-                for value in &values {
+            let longer = alternatives.iter().flat_map(|alternative| {
+                let with = |value: &ArrayRef| {
                     let mut longer = alternative.clone();
                     longer.push((position, Arc::clone(value)));
-                    longer.sort_by_key(|(position, _)| *position);
-                    alternatives.push(longer);
-                }
-            }
-            keys.alternatives = alternatives;
+                    longer
+                };
+                values.iter().map(with).collect::<Vec<_>>()
+            });
+            alternatives = longer.collect();
         }
-        keys
+        let alternatives = alternatives.into_iter().map(KeyLookup::new);
+        Ok(Self {
+            alternatives: alternatives.collect::<Result<_, _>>()?,
+        })
     }
 
     /// Whether every key is wanted.
     pub fn is_all(&self) -> bool {
-        self.alternatives.iter().any(Vec::is_empty)
+        self.alternatives.iter().any(KeyLookup::is_everything)
     }
 
     /// Adds the wanted rows of `partial` to `found`.
@@ -73,10 +72,7 @@ impl Keys {
             return Ok(());
         }
         for alternative in &self.alternatives {
-            let rows = partial.lookup(alternative)?;
-            if rows.keys() > 0 {
-                found.push(rows);
-            }
+            found.extend(partial.lookup(alternative)?);
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, TimeUnit};
 use arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -20,7 +20,7 @@ use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use foldline_batch_layer::{ArchiveError, GenerationError};
-use foldline_sql::{Class, Derived, Fold, FoldError, MULTIPLYING_FUNCTIONS, View, ViewKind};
+use foldline_sql::{Class, Derived, Fold, FoldError, MULTIPLYING_FUNCTIONS, View, ViewKind, own_bytes};
 use futures::StreamExt;
 
 use crate::fence::{self, Fenced, Refused};
@@ -392,7 +392,7 @@ impl Inner {
         while let Some(batch) = stream.next().await {
             let batch = batch.map_err(failed)?;
             rows += batch.num_rows();
-            bytes += batch.columns().iter().map(own_bytes).sum::<usize>();
+            bytes += own_bytes(&batch);
             if rows > limits.answer_rows {
                 let what = format!("{} rows", limits.answer_rows);
                 return Err(QueryError::TooLarge { what });
@@ -405,12 +405,6 @@ impl Inner {
         }
         Ok(batches)
     }
-}
-
-/// Bytes of the values of `column` itself: pieces of one large answer share its buffers, and each would count them whole.
-fn own_bytes(column: &ArrayRef) -> usize {
-    let slice = column.to_data().get_slice_memory_size();
-    slice.unwrap_or_else(|_| column.get_array_memory_size())
 }
 
 /// Makes what multiplies rows give way after every few batches. A join goes on for hours without asking its inputs for

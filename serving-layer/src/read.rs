@@ -17,10 +17,10 @@ use arrow::error::ArrowError;
 use datafusion::common::ScalarValue;
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{Expr, SortExpr, lit};
-use foldline_sql::{Derived, Fold, View, ViewKind};
+use foldline_sql::{Derived, Fold, FoldError, View, ViewKind};
 
 use crate::coverage::type_name;
-use crate::merge::Keys;
+use crate::merge::{Keys, MergeError};
 use crate::query::QueryError;
 use crate::seam::{Mode, Seam};
 use crate::serving::{Answer, Inner, Serving};
@@ -202,7 +202,7 @@ impl Inner {
         let seam = self.close(&streams, mode).await?;
         let rows = match &view.kind {
             ViewKind::Fold(fold) => {
-                let keys = keys(fold, &conditions);
+                let keys = keys(fold, &conditions).map_err(MergeError::Fold)?;
                 self.rows_of(view, fold, &seam, &keys).await?
             }
             ViewKind::Derived(derived) => {
@@ -415,7 +415,7 @@ fn plain_column(name: &str) -> Expr {
 }
 
 /// The key columns that the conditions fix.
-fn keys(fold: &Fold, conditions: &[Condition]) -> Keys {
+fn keys(fold: &Fold, conditions: &[Condition]) -> Result<Keys, FoldError> {
     let mut columns = Vec::new();
     for condition in conditions {
         let (Some(values), Some(position)) = (condition.equals(), fold.key_of_output(&condition.column)) else {

@@ -22,7 +22,8 @@ use foldline_batch_layer::Archive;
 use foldline_sql::{Fold, Stream, View, system_columns};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::merge::Keys;
+use crate::merge::{Keys, MergeError};
+use crate::query::QueryError;
 use crate::seam::Seam;
 use crate::serving::Inner;
 
@@ -119,6 +120,8 @@ impl TableProvider for FoldTable {
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let keys = Keys::any_of(filters.iter().filter_map(|filter| self.key_of(filter)).collect());
+        let keys =
+            keys.map_err(|error| DataFusionError::External(Box::new(QueryError::from(MergeError::from(error)))))?;
         let rows = self.inner.rows_of(&self.view, &self.fold, &self.seam, &keys).await;
         let rows = rows.map_err(|error| DataFusionError::External(Box::new(error)))?;
         let rows = RecordBatch::try_new(self.schema(), rows.columns().to_vec())?;

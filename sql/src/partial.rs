@@ -1,10 +1,12 @@
 //! A partial: key columns and state columns, one row per key, sorted by key.
 
+mod lookup;
+
 use std::cmp::Ordering;
 use std::io::Cursor;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array};
+use arrow::array::{Array, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow::compute::{SortOptions, filter_record_batch, take_record_batch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -12,6 +14,8 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use arrow::row::{RowConverter, SortField};
 
+pub use self::lookup::KeyLookup;
+use self::lookup::{FILTER_BYTES_PER_KEY, KeyFilter};
 use crate::fold::FOLD_FORMAT;
 use crate::{Fold, FoldError};
 
@@ -24,23 +28,30 @@ const MAGIC: &[u8; 4] = b"FLDP";
 pub struct Partial {
     batch: RecordBatch,
     key_columns: usize,
+    /// Made by the first lookup.
+    filter: Arc<OnceLock<KeyFilter>>,
 }
 
 impl Partial {
+    fn new(batch: RecordBatch, key_columns: usize) -> Self {
+        Self {
+            batch,
+            key_columns,
+            filter: Arc::default(),
+        }
+    }
+
     /// The neutral element: no keys.
     pub fn empty(fold: &Fold) -> Self {
-        Self {
-            batch: RecordBatch::new_empty(Arc::clone(fold.state_schema())),
-            key_columns: fold.key_columns(),
-        }
+        Self::new(
+            RecordBatch::new_empty(Arc::clone(fold.state_schema())),
+            fold.key_columns(),
+        )
     }
 
     /// Sorts `batches`, which hold each key once over all of them.
     pub(crate) fn sorted(schema: &SchemaRef, key_columns: usize, batches: &[RecordBatch]) -> Result<Self, ArrowError> {
-        Ok(Self {
-            batch: sorted_by_key(schema, key_columns, batches)?,
-            key_columns,
-        })
+        Ok(Self::new(sorted_by_key(schema, key_columns, batches)?, key_columns))
     }
 
     /// Key columns, then state columns.
@@ -53,47 +64,47 @@ impl Partial {
         self.batch.num_rows()
     }
 
-    /// Bytes that the columns take. What was decoded shares one buffer, which each of its columns would count whole.
+    /// Bytes that the columns take, and what makes lookups fast.
     pub fn bytes(&self) -> usize {
-        let columns = self.batch.columns().iter();
-        // An array that cannot tell is counted by the buffers that it holds.
-        let bytes = columns.map(|column| {
-            let slice = column.to_data().get_slice_memory_size();
-            slice.unwrap_or_else(|_| column.get_array_memory_size())
-        });
-        bytes.sum()
+        own_bytes(&self.batch) + self.keys() * FILTER_BYTES_PER_KEY
     }
 
-    /// The rows whose key equals `key`: pairs of key position and an array of one value of that key column's type.
-    /// A binary search where the positions are a prefix of the key, else one pass over the columns. Copies the rows
-    /// found, so that the answer does not hold on to the whole partial.
-    pub fn lookup(&self, key: &[(usize, ArrayRef)]) -> Result<Self, FoldError> {
-        self.found(key).map_err(|error| FoldError::Columns { source: error })
-    }
-
-    fn found(&self, key: &[(usize, ArrayRef)]) -> Result<Self, ArrowError> {
-        let mut key = key.to_vec();
-        key.sort_by_key(|(position, _)| *position);
-        if let Some((position, _)) = key.iter().find(|(position, _)| *position >= self.key_columns) {
+    /// The rows whose key has the values of `key`; `None` where there are none. A binary search where those are a prefix
+    /// of the key, else one pass over the columns. Copies the rows found, so that the answer does not hold on to the
+    /// whole partial.
+    pub fn lookup(&self, key: &KeyLookup) -> Result<Option<Self>, FoldError> {
+        if let Some((position, _)) = key.columns.iter().find(|(position, _)| *position >= self.key_columns) {
             let columns = self.key_columns;
-            return Err(ArrowError::InvalidArgumentError(format!(
-                "key column {position} of {columns} was asked for"
-            )));
+            let reason = format!("key column {position} of {columns} was asked for");
+            return Err(FoldError::Columns {
+                source: ArrowError::InvalidArgumentError(reason),
+            });
         }
-        let prefix = key.iter().enumerate().all(|(index, (position, _))| index == *position);
-        let batch = if prefix { self.search(&key)? } else { self.scan(&key)? };
-        Ok(Self {
-            batch,
-            key_columns: self.key_columns,
-        })
+        if !key.may_be_in(self.filter()?) {
+            return Ok(None);
+        }
+        let prefix = (0..).zip(&key.columns).all(|(index, (position, _))| index == *position);
+        let found = if prefix { self.search(key) } else { self.scan(key) };
+        let found = found.map_err(|source| FoldError::Columns { source })?;
+        Ok((found.num_rows() > 0).then(|| Self::new(found, self.key_columns)))
     }
 
-    fn search(&self, key: &[(usize, ArrayRef)]) -> Result<RecordBatch, ArrowError> {
+    fn filter(&self) -> Result<&KeyFilter, FoldError> {
+        if let Some(filter) = self.filter.get() {
+            return Ok(filter);
+        }
+        let keys = self.batch.columns()[..self.key_columns].first();
+        let filter = KeyFilter::over(keys)?;
+        Ok(self.filter.get_or_init(|| filter))
+    }
+
+    fn search(&self, key: &KeyLookup) -> Result<RecordBatch, ArrowError> {
         let options = SortOptions {
             descending: false,
             nulls_first: true,
         };
         let comparators = key
+            .columns
             .iter()
             .map(|(position, value)| arrow::array::make_comparator(self.batch.column(*position), value, options))
             .collect::<Result<Vec<_>, _>>()?;
@@ -110,9 +121,9 @@ impl Partial {
         take_record_batch(&self.batch, &rows)
     }
 
-    fn scan(&self, key: &[(usize, ArrayRef)]) -> Result<RecordBatch, ArrowError> {
+    fn scan(&self, key: &KeyLookup) -> Result<RecordBatch, ArrowError> {
         let mut wanted = BooleanArray::from(vec![true; self.keys()]);
-        for (position, value) in key {
+        for (position, value) in &key.columns {
             let value = arrow::array::Scalar::new(Arc::clone(value));
             let equal = arrow::compute::kernels::cmp::not_distinct(self.batch.column(*position), &value)?;
             wanted = arrow::compute::and(&wanted, &equal)?;
@@ -161,11 +172,19 @@ impl Partial {
             return Err(refuse(format!("it holds {} batches instead of one", batches.len())));
         };
         let batch = with_schema(batch, fold.state_schema()).map_err(|error| refuse(error.to_string()))?;
-        Ok(Self {
-            batch,
-            key_columns: fold.key_columns(),
-        })
+        Ok(Self::new(batch, fold.key_columns()))
     }
+}
+
+/// Bytes of the values of `batch` itself: batches that are pieces of one buffer would each count it whole.
+pub fn own_bytes(batch: &RecordBatch) -> usize {
+    let columns = batch.columns().iter();
+    // An array that cannot tell is counted by the buffers that it holds.
+    let bytes = columns.map(|column| {
+        let slice = column.to_data().get_slice_memory_size();
+        slice.unwrap_or_else(|_| column.get_array_memory_size())
+    });
+    bytes.sum()
 }
 
 fn types(schema: &Schema) -> Vec<String> {

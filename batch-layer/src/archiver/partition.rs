@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, RecordBatch};
 use foldline_event_log::{
     EventBatch, LogError, Offset, Progress, ReadError, ReaderStart, RecordTime, StreamReader, Tick, TopicPartition,
 };
-use foldline_sql::Stream;
+use foldline_sql::{Stream, own_bytes};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -452,16 +451,7 @@ fn may_pass(error: &ArchiveError) -> bool {
 /// Bytes that a batch keeps in memory: those that arrived, and its columns.
 fn weight(batch: &EventBatch) -> usize {
     let letters: usize = batch.dead_letters.iter().map(|letter| letter.raw.len()).sum();
-    batch.raw_bytes + column_bytes(&batch.rows) + letters
-}
-
-/// Slices of one read share its buffers: each counts for its own rows only.
-fn column_bytes(rows: &RecordBatch) -> usize {
-    let bytes = |column: &dyn Array| {
-        let slice = column.to_data().get_slice_memory_size();
-        slice.unwrap_or_else(|_| column.get_array_memory_size())
-    };
-    rows.columns().iter().map(|column| bytes(column)).sum()
+    batch.raw_bytes + own_bytes(&batch.rows) + letters
 }
 
 /// The outcome of the roll under way; pends for ever when there is none. Dropping the wait loses nothing.

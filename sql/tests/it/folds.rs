@@ -4,7 +4,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Decimal128Type, Float64Type, Int32Type, Int64Type};
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use foldline_sql::{Fold, FoldError, Partial};
+use foldline_sql::{Fold, FoldError, KeyLookup, Partial};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -277,20 +277,34 @@ async fn a_lookup_finds_what_a_filter_finds() {
         let column = partial.batch().column(position).as_string::<i32>();
         column.iter().filter(|found| *found == value).count()
     };
+    let found = |key: Vec<(usize, ArrayRef)>| {
+        let found = partial.lookup(&KeyLookup::new(key).unwrap());
+        found.map(|found| found.map_or(0, |found| found.keys()))
+    };
     for user in [Some("u0"), Some("u3"), Some("nobody"), None] {
-        assert_eq!(partial.lookup(&[(0, text(user))]).unwrap().keys(), matching(0, user));
+        assert_eq!(found(vec![(0, text(user))]).unwrap(), matching(0, user));
     }
     for kind in [Some("buy"), Some("zzz"), None] {
-        assert_eq!(partial.lookup(&[(1, text(kind))]).unwrap().keys(), matching(1, kind));
+        assert_eq!(found(vec![(1, text(kind))]).unwrap(), matching(1, kind));
     }
-    assert_eq!(
-        partial
-            .lookup(&[(1, text(Some("buy"))), (0, text(Some("u3")))])
-            .unwrap()
-            .keys(),
-        1
-    );
-    assert!(partial.lookup(&[(2, text(None))]).is_err());
+    assert_eq!(found(vec![(1, text(Some("buy"))), (0, text(Some("u3")))]).unwrap(), 1);
+    assert!(found(vec![(2, text(None))]).is_err());
+}
+
+#[tokio::test]
+async fn every_key_of_a_large_partial_is_found() {
+    let fold = fold(&view("SELECT amount, count(*) AS n FROM events GROUP BY 1").await);
+    let partial = fold.partial(&rows::random(2, 5_000)).await.unwrap();
+    let keys = partial.batch().column(0);
+    assert!(keys.len() > 64, "too few keys for a filter");
+    for row in 0..keys.len() {
+        let key = KeyLookup::new(vec![(0, keys.slice(row, 1))]).unwrap();
+        assert_eq!(
+            partial.lookup(&key).unwrap().map(|found| found.keys()),
+            Some(1),
+            "key {row}"
+        );
+    }
 }
 
 #[tokio::test]
