@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use arrow::array::BinaryArray;
 use clap::Args;
-use foldline_batch_layer::{Archive, Archiver, ArchiverSettings, Generations, Recompute, RunKind};
+use foldline_batch_layer::{Archive, Archiver, ArchiverHandle, ArchiverSettings, Generations, Recompute, RunKind};
 use foldline_event_log::decode::Decoder;
 use foldline_event_log::embedded::EmbeddedSettings;
 use foldline_event_log::{
@@ -56,6 +56,10 @@ const READ_BYTES: usize = 4 << 20;
 /// Point reads that are timed.
 const READS: usize = 5_000;
 const CUT_EVERY_MS: i64 = 1_000;
+/// So long the peak input is measured.
+const PEAK_SECONDS: f64 = 8.0;
+/// Events by which the log may be ahead of the layers meanwhile.
+const LAG_MAX: u64 = 400_000;
 
 /// Print figures of this machine: decode, fold, log, archive, recompute, replay, point reads
 #[derive(Debug, Args)]
@@ -85,7 +89,11 @@ impl Bench {
             .map_err(|refusals| anyhow!("{}", refusals[0]))?;
         let catalog = Arc::new(catalog);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let log = EmbeddedLog::open(EmbeddedSettings::new(folder.join("log")), Arc::clone(&clock))?;
+        let (log_settings, log_clock) = (EmbeddedSettings::new(folder.join("log")), Arc::clone(&clock));
+        let opening = setting
+            .work
+            .spawn_blocking(move || EmbeddedLog::open(log_settings, log_clock));
+        let log = opening.await??;
         let stream = Arc::clone(&catalog.streams()[0]);
         let topic = log.ensure_topic(&stream.topic, stream.partitions).await?;
         let work = Work {
@@ -274,7 +282,7 @@ impl Work {
         speed
             .wait_until(&BTreeMap::from([(self.topic.partition(0), span.end)]))
             .await?;
-        let replay = timer.stop("restart replay, both views", self.events, self.json_bytes());
+        timer.stop("restart replay, both views", self.events, self.json_bytes());
         let bytes: usize = speed.status().iter().map(|status| status.bytes).sum();
         say!(
             "{:<44} {:>8} MiB for {} users",
@@ -295,20 +303,66 @@ impl Work {
             archive: None,
             clock: Arc::clone(&self.clock),
             limits: Limits::default(),
-            workers: Some(answers),
+            workers: Some(answers.clone()),
         });
         let cut = generations.current().context("the run has published")?.cut.clone();
         speed.retain(&cut, &[tick]);
+        let peak = self.peak_input(&archiver, &speed).await?;
         let loaded = Arc::new(AtomicBool::new(true));
-        let load = tokio::spawn(self.clone().load(replay / 2.0, Arc::clone(&loaded)));
+        let load = tokio::spawn(self.clone().load(peak / 2.0, Arc::clone(&loaded)));
         tokio::time::sleep(Duration::from_secs(2)).await;
-        point_reads(&serving, replay / 2.0).await?;
+        // As who asks by HTTP: from a thread that gives way to nobody.
+        let asker = answers.spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(point_reads(&serving, peak / 2.0))
+        });
+        asker.await??;
         loaded.store(false, Ordering::Relaxed);
         load.await??;
         cancel.cancel();
         archiver.ended().await;
         speed.ended().await;
         Ok(())
+    }
+
+    /// Appends for a while, at most [`LAG_MAX`] events ahead of the archiver and of the speed layer, until both have
+    /// them all: the events per second that log, archive and realtime views keep up with together.
+    async fn peak_input(&self, archiver: &ArchiverHandle, speed: &SpeedLayer) -> anyhow::Result<f64> {
+        let partition = self.topic.partition(0);
+        let reached = || {
+            let archived = archiver
+                .positions()
+                .get(&partition)
+                .map_or(0, |position| position.until.0);
+            let folded = speed
+                .snapshot()
+                .partitions
+                .get(&partition)
+                .map_or(0, |view| view.until.0);
+            archived.min(folded)
+        };
+        let mut events = Events::new(3);
+        let mut timer = Timer::start();
+        let (mut count, mut bytes) = (0, 0);
+        while timer.elapsed().0 < PEAK_SECONDS {
+            let end = self.log.span(&partition).await?.end;
+            if end.0.saturating_sub(reached()) > LAG_MAX {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                continue;
+            }
+            let making = Timer::start();
+            let records: Vec<NewRecord> = (0..APPEND).map(|_| events.next()).collect();
+            timer.leave_out(&making);
+            count += records.len();
+            bytes += records.iter().map(|record| record.value.len()).sum::<usize>();
+            self.log.append(&self.topic.name, records, None).await?;
+        }
+        let end = self.log.span(&partition).await?.end;
+        archiver
+            .reach(Tick::at(RecordTime(self.clock.now_ms() + CUT_EVERY_MS), CUT_EVERY_MS))
+            .await?;
+        speed.wait_until(&BTreeMap::from([(partition.clone(), end)])).await?;
+        Ok(timer.stop("peak input: append, archive, both views", count, bytes))
     }
 
     fn json_bytes(&self) -> usize {

@@ -131,8 +131,8 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli) -> anyhow::Result<()> {
     let merged = config::load(cli.flags.config.as_deref(), &cli.flags.values())?;
-    let accept = runtime("accept", || ())?;
-    let answers = runtime("answer", || ())?;
+    let accept = runtime("accept", go_soon)?;
+    let answers = runtime("answer", go_soon)?;
     let work = runtime("work", give_way)?;
     let setting = Setting {
         merged,
@@ -173,6 +173,26 @@ fn give_way() {
     #[cfg(target_os = "linux")]
     unsafe {
         libc::setpriority(libc::PRIO_PROCESS, 0, 10);
+    }
+}
+
+/// Asks for short slices of time, as befits who works for fractions of a millisecond: then a thread that wakes up goes
+/// before one that is in the midst of a longer slice (Linux 6.12 and later; `sched_setattr(2)`).
+#[allow(unsafe_code, reason = "the standard library has no priorities of threads")]
+fn go_soon() {
+    #[cfg(target_os = "linux")]
+    {
+        const SLICE_NS: u64 = 100_000; // The shortest there is.
+        // SAFETY: all of its fields are integers, for which zero is a value.
+        let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+        attributes.size = size_of::<libc::sched_attr>() as u32;
+        attributes.sched_runtime = SLICE_NS;
+        // SAFETY: 0 means the calling thread, and `attributes` outlives the call. A kernel that does not know slices
+        // ignores them.
+        unsafe {
+            attributes.sched_nice = libc::getpriority(libc::PRIO_PROCESS, 0);
+            libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0);
+        }
     }
 }
 

@@ -147,7 +147,10 @@ impl Platform {
     pub(crate) async fn start(setting: &Setting, start: Start) -> anyhow::Result<Self> {
         let catalog = Arc::new(pipelines::compile(&start.files).await?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let log = open_log(&setting.merged.settings, Arc::clone(&clock))?;
+        let (log_settings, log_clock) = (setting.merged.settings.clone(), Arc::clone(&clock));
+        // Its own threads are started from this one, and give way as it does.
+        let opening = setting.work.spawn_blocking(move || open_log(&log_settings, log_clock));
+        let log = opening.await.context("opening the log panicked")??;
         let settings = installation::settle(&setting.merged)?;
         let listener = TcpListener::bind(&start.listen).await.map_err(|error| {
             let listen = &start.listen;
