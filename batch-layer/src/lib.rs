@@ -19,17 +19,3 @@ pub use garbage::{GarbageError, GarbageReport};
 pub use generations::{BatchView, DatePartial, Draft, Generation, GenerationError, GenerationNumber, Generations};
 pub use recompute::{Recompute, RecomputeError, RunKind, RunReport};
 pub use scheduler::{Alarm, Ledger, LedgerError, Outcome, Run, RunState, Schedule, ScheduleError, Scheduler, Started};
-
-/// An error with its causes.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
-}

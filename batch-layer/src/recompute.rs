@@ -326,7 +326,7 @@ impl Run<'_> {
         for (index, (job, dates)) in jobs.iter().zip(dates).enumerate() {
             let id = job.view.id.clone();
             if let Some(error) = failures.remove(&index) {
-                let reason = crate::with_causes(&error);
+                let reason = foldline_event_log::with_causes(&error);
                 tracing::error!(
                     view = job.view.name,
                     reason,

@@ -181,7 +181,7 @@ impl Decoder {
                 verdicts.condemn(row, || "the record has no value (a tombstone)".to_owned());
                 continue;
             }
-            let scanned = match simdutf8::compat::from_utf8(values.value(row)) {
+            let scanned = match std::str::from_utf8(values.value(row)) {
                 Ok(text) => self.scanner.scan(text, &mut slots, row),
                 Err(cause) => Err(cause.to_string()),
             };

@@ -21,3 +21,17 @@ pub use log::{Appended, EventLog, LogError, NewRecord, ProducerSequence, Records
 pub use marks::{Horizon, MarkState, NoHorizon};
 pub use position::{Coverage, Cut, Offset, Partition, PartitionCut, RecordTime, Tick, TopicPartition, keeps_boundary};
 pub use reader::{DeadLetter, EventBatch, Progress, ReadError, ReaderStart, StreamReader};
+
+/// The message of `error` with those of its causes, each once.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

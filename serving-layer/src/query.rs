@@ -1,7 +1,6 @@
 //! Read-only SQL over the views, all at one closed seam.
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use foldline_batch_layer::{ArchiveError, GenerationError};
+use foldline_event_log::with_causes;
 use foldline_sql::{Class, Derived, Fold, FoldError, MULTIPLYING_FUNCTIONS, View, ViewKind, own_bytes};
 use futures::StreamExt;
 
@@ -164,17 +164,7 @@ impl QueryError {
 
     /// The message with those of its causes.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(source) = cause {
-            let message = source.to_string();
-            if !text.ends_with(&message) {
-                text.push_str(": ");
-                text.push_str(&message);
-            }
-            cause = source.source();
-        }
-        text
+        with_causes(self)
     }
 
     /// What DataFusion says, as what it means here. `otherwise` makes the error where it is DataFusion's own.

@@ -16,12 +16,12 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
-use foldline_event_log::{EventBatch, MarkState, Offset, Tick, TopicPartition};
+use foldline_event_log::{EventBatch, MarkState, Offset, Tick, TopicPartition, with_causes};
 use foldline_sql::{Fold, FoldError, Partial, View, system_columns};
 
 use crate::Segment;
 use crate::checkpoint::StoredPlace;
-use crate::ingest::error_chain;
+
 use crate::retire::{Retention, boundary_stays};
 
 /// The folds of one stream with their views.
@@ -255,7 +255,7 @@ impl Accumulator {
                         let reason = format!(
                             "the row at offset {offset} of {partition} fails it ({}); change its SQL so that it takes \
                              such a row",
-                            error_chain(&error)
+                            with_causes(&error)
                         );
                         tracing::error!(%partition, offset, view = view.name, reason, "view left out of a segment");
                         failed.insert(view.id.clone(), reason);

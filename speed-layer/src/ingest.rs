@@ -11,7 +11,7 @@ use std::time::Duration;
 use arrow::array::{AsArray, RecordBatch};
 use foldline_event_log::{
     EventBatch, EventLog, Horizon, LogError, Offset, Progress, ReadError, ReaderStart, RecordTime, StreamReader,
-    TopicPartition,
+    TopicPartition, with_causes,
 };
 use foldline_sql::{Stream, system_columns};
 use futures::FutureExt;
@@ -183,7 +183,7 @@ impl Ingest {
             match self.round().await {
                 Ok(()) => self.retry_wait = RETRY_WAIT.0,
                 Err(halt) => {
-                    self.stop(error_chain(&halt), true);
+                    self.stop(with_causes(&halt), true);
                     self.pause(self.retry_wait).await;
                     self.retry_wait = (self.retry_wait * 2).min(RETRY_WAIT.1);
                 }
@@ -335,7 +335,7 @@ impl Ingest {
         let stuck = ahead > 0 && self.pending.is_some();
         let better_there = stuck || ahead >= JUMP_OFFSETS || self.must_replay(floor, &retention);
         if better_there && let Err(failed) = self.begin_at_if_held(floor).await {
-            let (partition, reason) = (&self.sources.partition, error_chain(&failed));
+            let (partition, reason) = (&self.sources.partition, with_causes(&failed));
             tracing::warn!(%partition, floor = floor.next.0, reason, "cannot begin at the floor, reading on");
         }
     }
@@ -526,7 +526,7 @@ impl Ingest {
                 self.slot.counted.checkpoints.fetch_add(1, Ordering::Relaxed);
                 return;
             }
-            Ok(Err(failed)) => error_chain(&failed),
+            Ok(Err(failed)) => with_causes(&failed),
             Err(panicked) => panicked.to_string(),
         };
         self.saved_until = None;
@@ -552,7 +552,7 @@ async fn from_checkpoint(sources: &Sources, checkpoints: &Checkpoints, cut: Star
     let (reading, folds) = (checkpoints.clone(), Arc::clone(&sources.folds));
     let loaded = match tokio::task::spawn_blocking(move || reading.load(&folds)).await {
         Ok(Ok(loaded)) => Ok(loaded?),
-        Ok(Err(misfit)) => Err(error_chain(&misfit)),
+        Ok(Err(misfit)) => Err(with_causes(&misfit)),
         Err(panicked) => Err(panicked.to_string()),
     };
     let span = sources.log.span(partition).await;
@@ -563,7 +563,7 @@ async fn from_checkpoint(sources: &Sources, checkpoints: &Checkpoints, cut: Star
                 "it ends at offset {until}, the log holds {}..{}",
                 span.earliest, span.end
             )),
-            Err(failed) => Err(error_chain(&failed)),
+            Err(failed) => Err(with_causes(&failed)),
             Ok(_) if !state.has_boundary_at(cut.next) => Err(format!(
                 "it holds offsets {}..{until}, and no boundary at the cut's offset {}",
                 state.start().next,
@@ -609,15 +609,4 @@ async fn changed(retention: &mut watch::Receiver<Arc<Retention>>) {
     if retention.changed().await.is_err() {
         std::future::pending().await
     }
-}
-
-pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

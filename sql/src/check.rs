@@ -42,8 +42,7 @@ pub(crate) enum Over {
 
 /// The names of the tables that `query` reads, with their positions; not those that it names itself by WITH.
 pub(crate) fn sources(place: &Place<'_>, query: &Query, at: Location) -> Result<Vec<(String, Location)>, Refusal> {
-    let mut named = Vec::new();
-    let _ = WithNames(&mut named).visit_all(query);
+    let named = with_names(query);
     let mut sources = Vec::new();
     let refusal = visit_relations(query, |relation| {
         let here = position(relation.span().start, at);
@@ -73,23 +72,23 @@ pub(crate) fn sources(place: &Place<'_>, query: &Query, at: Location) -> Result<
     }
 }
 
-/// Collects what WITH names.
-struct WithNames<'a>(&'a mut Vec<String>);
+/// What every WITH in `query` names.
+fn with_names(query: &Query) -> Vec<String> {
+    struct Names(Vec<String>);
 
-impl WithNames<'_> {
-    fn visit_all(&mut self, query: &Query) -> ControlFlow<()> {
-        query.visit(self)
+    impl Visitor for Names {
+        type Break = ();
+
+        fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+            let tables = query.with.iter().flat_map(|with| &with.cte_tables);
+            self.0.extend(tables.map(|table| identifier(&table.alias.name)));
+            ControlFlow::Continue(())
+        }
     }
-}
 
-impl Visitor for WithNames<'_> {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-        let tables = query.with.iter().flat_map(|with| &with.cte_tables);
-        self.0.extend(tables.map(|table| identifier(&table.alias.name)));
-        ControlFlow::Continue(())
-    }
+    let mut names = Names(Vec::new());
+    let _ = query.visit(&mut names);
+    names.0
 }
 
 /// `query` with the named argument of `tumble(..., timezone => 'zone')` in its place.
@@ -148,14 +147,12 @@ pub(crate) fn query(
     state: &SessionState,
     at: Location,
 ) -> Result<(), Refusal> {
-    let mut named = Vec::new();
-    let _ = WithNames(&mut named).visit_all(query);
     let mut checks = Checks {
         place,
         over,
         state,
         at,
-        named,
+        named: with_names(query),
     };
     match query.visit(&mut checks) {
         ControlFlow::Break(refusal) => Err(refusal),

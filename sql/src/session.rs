@@ -37,7 +37,7 @@ pub fn session_context(config: SessionConfig) -> SessionContext {
         .with_batch_size(BATCH_ROWS)
         .with_information_schema(false);
     let options = config.options_mut();
-    // The dialect that views are parsed in: a view over views is parsed again from its printed text.
+    // The dialect that views are parsed in, so that a query over them means what it would mean in a view.
     options.sql_parser.dialect = Dialect::PostgreSQL;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.collect_spans = true;

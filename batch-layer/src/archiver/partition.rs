@@ -132,7 +132,7 @@ impl PartitionArchiver {
         budget.forget(&partition);
         let error = match outcome {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => crate::with_causes(&error),
+            Ok(Err(error)) => foldline_event_log::with_causes(&error),
             Err(failure) => format!("its task failed: {failure}"),
         };
         tracing::error!(%partition, error, "archiving has stopped");
@@ -420,7 +420,7 @@ async fn commit(
 }
 
 fn note_failure(shared: &Shared, partition: &TopicPartition, standing: &watch::Sender<Standing>, error: &ArchiveError) {
-    let reason = crate::with_causes(error);
+    let reason = foldline_event_log::with_causes(error);
     tracing::warn!(%partition, error = reason, "archiving failed; trying again");
     shared.counters().retries += 1;
     standing.send_modify(|standing| standing.stop = Some(Stop::Passing(reason)));

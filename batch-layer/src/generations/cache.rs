@@ -164,7 +164,7 @@ pub(crate) async fn load(store: &dyn ObjectStore, file: &DatePartial, fold: &Fol
     };
     let path = Path::parse(&file.path).map_err(|error| damaged(error.to_string()))?;
     let bytes = store::read_file(store, &path, file.bytes, file.crc32).await?;
-    let partial = Partial::decode(&bytes, fold).map_err(|error| damaged(crate::with_causes(&error)))?;
+    let partial = Partial::decode(&bytes, fold).map_err(|error| damaged(foldline_event_log::with_causes(&error)))?;
     if partial.keys() as u64 != file.keys {
         return Err(damaged(format!(
             "it has {} keys instead of {}",
