@@ -314,7 +314,7 @@ impl Work {
         // As who asks by HTTP: from a thread that gives way to nobody.
         let asker = answers.spawn_blocking(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(point_reads(&serving, peak / 2.0))
+            runtime.block_on(reads(&serving, peak / 2.0))
         });
         asker.await??;
         loaded.store(false, Ordering::Relaxed);
@@ -414,12 +414,34 @@ fn declared(stream: &Stream, columns: &[String]) -> Vec<String> {
         .collect()
 }
 
-async fn point_reads(serving: &Serving, load: f64) -> anyhow::Result<()> {
+async fn reads(serving: &Serving, load: f64) -> anyhow::Result<()> {
     let mut random = Random(42);
-    let mut times = Vec::with_capacity(READS);
-    for _ in 0..READS {
+    let point = |_| vec![Filter::parse("user_id", &user(random.next()))];
+    timed_reads(serving, "merged point read", READS, load, point).await?;
+    // Users are numbered in hexadecimal: 4 * (1 + 16 + 256) of them begin with these three digits.
+    let range = |number: usize| {
+        let digit = number % 15;
+        vec![
+            Filter::parse("user_id", &format!("gte.{digit:x}a8")),
+            Filter::parse("user_id", &format!("lt.{digit:x}ac")),
+        ]
+    };
+    timed_reads(serving, "merged range read, 1000 rows", READS / 10, load, range).await
+}
+
+/// Times `count` reads of what `filters` says of each.
+async fn timed_reads(
+    serving: &Serving,
+    what: &str,
+    count: usize,
+    load: f64,
+    mut filters: impl FnMut(usize) -> Vec<Filter>,
+) -> anyhow::Result<()> {
+    let mut times = Vec::with_capacity(count);
+    for number in 0..count {
         let request = ReadRequest {
-            filters: vec![Filter::parse("user_id", &user(random.next()))],
+            filters: filters(number),
+            limit: Some(1_000),
             ..ReadRequest::default()
         };
         let since = Instant::now();
@@ -427,10 +449,10 @@ async fn point_reads(serving: &Serving, load: f64) -> anyhow::Result<()> {
         times.push(since.elapsed());
     }
     times.sort_unstable();
-    let at = |share: f64| times[((READS as f64 * share) as usize).min(READS - 1)].as_secs_f64() * 1e3;
+    let at = |share: f64| times[((count as f64 * share) as usize).min(count - 1)].as_secs_f64() * 1e3;
     say!(
         "{:<44} p50 {:.2} ms, p99 {:.2} ms, at {load:.0} events/s",
-        format!("merged point read, {USERS} keys"),
+        format!("{what}, {USERS} keys"),
         at(0.5),
         at(0.99),
     );

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use datafusion::common::ScalarValue;
 use foldline_batch_layer::{GenerationError, Generations};
-use foldline_sql::{Fold, FoldError, KeyLookup, Partial, View};
+use foldline_sql::{Fold, FoldError, KeyLookup, KeyRange, Partial, View};
 
 use crate::seam::Seam;
 
@@ -31,9 +31,9 @@ impl Keys {
         }
     }
 
-    /// The keys that have one of the values in each of the columns: pairs of key position and arrays of one value.
-    /// Repeated values count once: a row found twice would be counted twice.
-    pub fn any_of(columns: Vec<(usize, Vec<ArrayRef>)>) -> Result<Self, FoldError> {
+    /// The keys that have one of the values in each of the columns (pairs of key position and arrays of one value), and
+    /// at least those of them within `ranges`. Repeated values count once: a row found twice would be counted twice.
+    pub fn any_of(columns: Vec<(usize, Vec<ArrayRef>)>, ranges: &[KeyRange]) -> Result<Self, FoldError> {
         let mut alternatives: Vec<Vec<(usize, ArrayRef)>> = vec![Vec::new()];
         for (position, values) in columns {
             let values = distinct(values);
@@ -51,9 +51,10 @@ impl Keys {
             });
             alternatives = longer.collect();
         }
-        let alternatives = alternatives.into_iter().map(KeyLookup::new);
+        let within = |columns| Ok(KeyLookup::new(columns)?.within(ranges));
+        let alternatives = alternatives.into_iter().map(within);
         Ok(Self {
-            alternatives: alternatives.collect::<Result<_, _>>()?,
+            alternatives: alternatives.collect::<Result<_, FoldError>>()?,
         })
     }
 
@@ -76,6 +77,21 @@ impl Keys {
         }
         Ok(())
     }
+}
+
+/// One range for each position: a lower bound and an upper one, of those that there are.
+pub fn bounds(ranges: Vec<KeyRange>) -> Vec<KeyRange> {
+    let mut joined: Vec<KeyRange> = Vec::new();
+    for range in ranges {
+        match joined.iter_mut().find(|other| other.position == range.position) {
+            Some(other) => {
+                other.lower = other.lower.take().or(range.lower);
+                other.upper = other.upper.take().or(range.upper);
+            }
+            None => joined.push(range),
+        }
+    }
+    joined
 }
 
 fn distinct(values: Vec<ArrayRef>) -> Vec<ArrayRef> {

@@ -17,10 +17,10 @@ use arrow::error::ArrowError;
 use datafusion::common::ScalarValue;
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{Expr, SortExpr, lit};
-use foldline_sql::{Derived, Fold, FoldError, View, ViewKind};
+use foldline_sql::{Derived, Fold, FoldError, KeyRange, View, ViewKind};
 
 use crate::coverage::type_name;
-use crate::merge::{Keys, MergeError};
+use crate::merge::{self, Keys, MergeError};
 use crate::query::QueryError;
 use crate::seam::{Mode, Seam};
 use crate::serving::{Answer, Inner, Serving};
@@ -377,13 +377,6 @@ impl Condition {
         }
     }
 
-    /// The values that the column is equal to, where that is what the condition says. Not for doubles: they have equal
-    /// values of different bytes.
-    fn equals(&self) -> Option<&[ArrayRef]> {
-        let float = self.values.first().is_some_and(|value| value.data_type().is_floating());
-        (matches!(self.operator, Operator::Eq | Operator::In) && !float).then_some(&self.values)
-    }
-
     /// The same for the planner.
     fn expression(&self) -> Result<Expr, QueryError> {
         let scalars = self
@@ -414,19 +407,31 @@ fn plain_column(name: &str) -> Expr {
     Expr::Column(datafusion::common::Column::new_unqualified(name))
 }
 
-/// The key columns that the conditions fix.
+/// The keys that the conditions leave.
 fn keys(fold: &Fold, conditions: &[Condition]) -> Result<Keys, FoldError> {
-    let mut columns = Vec::new();
+    let (mut columns, mut ranges) = (Vec::new(), Vec::new());
     for condition in conditions {
-        let (Some(values), Some(position)) = (condition.equals(), fold.key_of_output(&condition.column)) else {
+        let Some(position) = fold.key_of_output(&condition.column) else {
             continue;
         };
         let key_type = fold.state_schema().field(position).data_type();
-        if values.iter().all(|value| value.data_type() == key_type) {
-            columns.push((position, values.to_vec()));
+        // Not for doubles: they have equal values of different bytes.
+        if key_type.is_floating() || condition.values.iter().any(|value| value.data_type() != key_type) {
+            continue;
         }
+        let bound = condition.values.first().cloned();
+        let (lower, upper) = match condition.operator {
+            Operator::Eq | Operator::In => {
+                columns.push((position, condition.values.clone()));
+                continue;
+            }
+            Operator::Gt | Operator::Gte => (bound, None),
+            Operator::Lt | Operator::Lte => (None, bound),
+            _ => continue,
+        };
+        ranges.push(KeyRange { position, lower, upper });
     }
-    Keys::any_of(columns)
+    Keys::any_of(columns, &merge::bounds(ranges))
 }
 
 /// Order, bounds and columns of an answer.

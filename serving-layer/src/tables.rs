@@ -19,10 +19,10 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use foldline_batch_layer::Archive;
-use foldline_sql::{Fold, Stream, View, system_columns};
+use foldline_sql::{Fold, KeyRange, Stream, View, system_columns};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::merge::{Keys, MergeError};
+use crate::merge::{self, Keys, MergeError};
 use crate::query::QueryError;
 use crate::seam::Seam;
 use crate::serving::Inner;
@@ -40,19 +40,46 @@ impl FoldTable {
     /// The key column that `filter` fixes, and to which values.
     fn key_of(&self, filter: &Expr) -> Option<(usize, Vec<ArrayRef>)> {
         let (column, values) = equalities(filter)?;
-        let position = self.fold.key_of_output(&column)?;
+        self.key_values(&column, values)
+    }
+
+    /// The key column that `filter` bounds.
+    fn range_of(&self, filter: &Expr) -> Option<KeyRange> {
+        let (column, operator, value) = comparison(filter)?;
+        let (position, mut values) = self.key_values(column, vec![value.clone()])?;
+        let bound = values.pop();
+        let (lower, upper) = match operator {
+            Operator::Gt | Operator::GtEq => (bound, None),
+            Operator::Lt | Operator::LtEq => (None, bound),
+            _ => return None,
+        };
+        Some(KeyRange { position, lower, upper })
+    }
+
+    /// The position of a key column, and `values` as arrays of its type.
+    fn key_values(&self, column: &str, values: Vec<ScalarValue>) -> Option<(usize, Vec<ArrayRef>)> {
+        let position = self.fold.key_of_output(column)?;
         let key_type = self.fold.state_schema().field(position).data_type();
         if key_type.is_floating() {
             return None; // They have equal values of different bytes.
         }
-        let mut arrays = Vec::with_capacity(values.len());
-        for value in values {
-            if value.is_null() || value.data_type() != *key_type {
-                return None;
-            }
-            arrays.push(value.to_array().ok()?);
-        }
-        Some((position, arrays))
+        let array = |value: ScalarValue| {
+            let fits = !value.is_null() && value.data_type() == *key_type;
+            value.to_array().ok().filter(|_| fits)
+        };
+        Some((position, values.into_iter().map(array).collect::<Option<_>>()?))
+    }
+}
+
+/// `column operator value`, whichever way round it is written.
+fn comparison(filter: &Expr) -> Option<(&str, Operator, &ScalarValue)> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else {
+        return None;
+    };
+    match (left.as_ref(), right.as_ref()) {
+        (Expr::Column(column), Expr::Literal(value, _)) => Some((&column.name, *op, value)),
+        (Expr::Literal(value, _), Expr::Column(column)) => Some((&column.name, op.swap()?, value)),
+        _ => None,
     }
 }
 
@@ -105,9 +132,9 @@ impl TableProvider for FoldTable {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        let support = |filter: &&Expr| match self.key_of(filter) {
-            Some(_) => TableProviderFilterPushDown::Inexact,
-            None => TableProviderFilterPushDown::Unsupported,
+        let support = |filter: &&Expr| match self.key_of(filter).is_some() || self.range_of(filter).is_some() {
+            true => TableProviderFilterPushDown::Inexact,
+            false => TableProviderFilterPushDown::Unsupported,
         };
         Ok(filters.iter().map(support).collect())
     }
@@ -119,7 +146,11 @@ impl TableProvider for FoldTable {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let keys = Keys::any_of(filters.iter().filter_map(|filter| self.key_of(filter)).collect());
+        let ranges = merge::bounds(filters.iter().filter_map(|filter| self.range_of(filter)).collect());
+        let keys = Keys::any_of(
+            filters.iter().filter_map(|filter| self.key_of(filter)).collect(),
+            &ranges,
+        );
         let keys =
             keys.map_err(|error| DataFusionError::External(Box::new(QueryError::from(MergeError::from(error)))))?;
         let rows = self.inner.rows_of(&self.view, &self.fold, &self.seam, &keys).await;

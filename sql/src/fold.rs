@@ -297,10 +297,14 @@ impl Fold {
         match partials.as_slice() {
             [] => Ok(Partial::empty(self)),
             [one] => Ok((*one).clone()),
-            several => self
-                .try_merge(several)
-                .await
-                .map_err(|source| self.failed("merge", source)),
+            several => {
+                let merged = self.try_merge(several).await;
+                let merged = merged.map_err(|source| self.failed("merge", source))?;
+                if several.iter().any(|partial| partial.is_looked_up()) {
+                    merged.prepare_lookups()?;
+                }
+                Ok(merged)
+            }
         }
     }
 

@@ -23,7 +23,7 @@ mod windows;
 pub use catalog::{Catalog, Column, Derived, EventTimeFormat, SourceFile, Stream, UniqueKey, View, ViewKind};
 pub use check::MULTIPLYING_FUNCTIONS;
 pub use fold::{Class, Fold, FoldError};
-pub use partial::{KeyLookup, Partial, own_bytes};
+pub use partial::{KeyLookup, KeyRange, Partial, own_bytes};
 pub use refusal::Refusal;
 pub use session::session_context;
 

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use std::io::Cursor;
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{Array, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array};
+use arrow::array::{Array, ArrayRef, BooleanArray, DynComparator, RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow::compute::{SortOptions, filter_record_batch, take_record_batch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -14,8 +14,8 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use arrow::row::{RowConverter, SortField};
 
-pub use self::lookup::KeyLookup;
 use self::lookup::{FILTER_BYTES_PER_KEY, KeyFilter};
+pub use self::lookup::{KeyLookup, KeyRange};
 use crate::fold::FOLD_FORMAT;
 use crate::{Fold, FoldError};
 
@@ -69,11 +69,13 @@ impl Partial {
         own_bytes(&self.batch) + self.keys() * FILTER_BYTES_PER_KEY
     }
 
-    /// The rows whose key has the values of `key`; `None` where there are none. A binary search where those are a prefix
-    /// of the key, else one pass over the columns. Copies the rows found, so that the answer does not hold on to the
+    /// The rows whose key `key` means; `None` where there are none. A binary search where its columns are a prefix of the
+    /// key, else one pass over the columns. Copies the rows found, so that the answer does not hold on to the
     /// whole partial.
     pub fn lookup(&self, key: &KeyLookup) -> Result<Option<Self>, FoldError> {
-        if let Some((position, _)) = key.columns.iter().find(|(position, _)| *position >= self.key_columns) {
+        let positions = key.columns.iter().map(|(position, _)| *position);
+        let mut positions = positions.chain(key.range.iter().map(|range| range.position));
+        if let Some(position) = positions.find(|position| *position >= self.key_columns) {
             let columns = self.key_columns;
             let reason = format!("key column {position} of {columns} was asked for");
             return Err(FoldError::Columns {
@@ -83,10 +85,23 @@ impl Partial {
         if !key.may_be_in(self.filter()?) {
             return Ok(None);
         }
-        let prefix = (0..).zip(&key.columns).all(|(index, (position, _))| index == *position);
-        let found = if prefix { self.search(key) } else { self.scan(key) };
+        let found = if key.is_prefix() {
+            self.search(key)
+        } else {
+            self.scan(key)
+        };
         let found = found.map_err(|source| FoldError::Columns { source })?;
         Ok((found.num_rows() > 0).then(|| Self::new(found, self.key_columns)))
+    }
+
+    /// Whether something was looked up in it, so that what it becomes part of will be asked, too.
+    pub(crate) fn is_looked_up(&self) -> bool {
+        self.filter.get().is_some()
+    }
+
+    /// Does what the first lookup would do, and whoever asks would wait for.
+    pub(crate) fn prepare_lookups(&self) -> Result<(), FoldError> {
+        self.filter().map(|_| ())
     }
 
     fn filter(&self) -> Result<&KeyFilter, FoldError> {
@@ -103,20 +118,26 @@ impl Partial {
             descending: false,
             nulls_first: true,
         };
-        let comparators = key
-            .columns
-            .iter()
-            .map(|(position, value)| arrow::array::make_comparator(self.batch.column(*position), value, options))
-            .collect::<Result<Vec<_>, _>>()?;
-        let compare = |row: usize| {
-            comparators
-                .iter()
-                .map(|compare| compare(row, 0))
-                .find(|order| order.is_ne())
-                .unwrap_or(Ordering::Equal)
+        let comparator = |position: usize, value: &ArrayRef| {
+            arrow::array::make_comparator(self.batch.column(position), value, options)
         };
-        let start = first_row(0, self.keys(), |row| compare(row).is_ge());
-        let until = first_row(start, self.keys(), |row| compare(row).is_gt());
+        let fixed = key.columns.iter().map(|(position, value)| comparator(*position, value));
+        let fixed = fixed.collect::<Result<Vec<_>, _>>()?;
+        let bound = |bound: fn(&KeyRange) -> Option<&ArrayRef>| {
+            let range = key.range.as_ref();
+            let found = range.and_then(|range| Some(comparator(range.position, bound(range)?)));
+            found.transpose()
+        };
+        let (lower, upper) = (
+            bound(|range| range.lower.as_ref())?,
+            bound(|range| range.upper.as_ref())?,
+        );
+        let compare = |row: usize, bound: &Option<DynComparator>| {
+            let mut orders = fixed.iter().chain(bound).map(|compare| compare(row, 0));
+            orders.find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+        };
+        let start = first_row(0, self.keys(), |row| compare(row, &lower).is_ge());
+        let until = first_row(start, self.keys(), |row| compare(row, &upper).is_gt());
         let rows = UInt64Array::from_iter_values(start as u64..until as u64);
         take_record_batch(&self.batch, &rows)
     }

@@ -2,7 +2,7 @@
 
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use foldline_serving_layer::{Filter, Mode, QueryError, ReadRequest, Sort};
 
 use crate::agreement::{assert_same, everything, one_batch};
@@ -31,6 +31,43 @@ fn where_user(rows: &RecordBatch, wanted: impl Fn(&str) -> bool) -> RecordBatch 
     let users = rows.column_by_name("user_id").unwrap();
     let users = users.as_any().downcast_ref::<StringArray>().unwrap();
     filter_record_batch(rows, &users.iter().map(|user| user.map(&wanted)).collect()).unwrap()
+}
+
+#[tokio::test]
+async fn a_range_read_is_those_rows_of_the_whole_answer() {
+    let platform = platform().await;
+    let users = |user: &str| ("u3".."u6").contains(&user);
+    for view in ["users", "days", "actions"] {
+        let all = read(&platform, view, &[]).await.unwrap();
+        let expected = where_user(&all, users);
+        assert!(0 < expected.num_rows() && expected.num_rows() < all.num_rows());
+        let found = read(&platform, view, &[("user_id", "gte.u3"), ("user_id", "lt.u6")]).await;
+        assert_same(&found.unwrap(), &expected, view);
+        let found = read(
+            &platform,
+            view,
+            &[("user_id", "lte.u5"), ("user_id", "gt.u2"), ("user_id", "lt.u9")],
+        )
+        .await;
+        assert_same(&found.unwrap(), &expected, view);
+        let sql = format!("SELECT * FROM {view} WHERE user_id >= 'u3' AND 'u6' > user_id");
+        let found = platform.serving.sql(&sql, Mode::Merged).await.unwrap();
+        assert_same(&one_batch(&found), &expected, &sql);
+    }
+    let all = read(&platform, "days", &[("user_id", "u3")]).await.unwrap();
+    let days = all.column_by_name("day").unwrap();
+    let days = days.as_primitive::<TimestampMicrosecondType>();
+    let (first, last) = (days.value(1), days.value(days.len() - 1));
+    let kept = days
+        .iter()
+        .map(|day| day.map(|day| first <= day && day < last))
+        .collect();
+    let expected = filter_record_batch(&all, &kept).unwrap();
+    assert!(0 < expected.num_rows() && expected.num_rows() < all.num_rows() - 1);
+    let written = |micros: i64| chrono::DateTime::from_timestamp_micros(micros).unwrap().to_rfc3339();
+    let (from, until) = (format!("gte.{}", written(first)), format!("lt.{}", written(last)));
+    let found = read(&platform, "days", &[("user_id", "u3"), ("day", &from), ("day", &until)]).await;
+    assert_same(&found.unwrap(), &expected, "days of a user");
 }
 
 #[tokio::test]

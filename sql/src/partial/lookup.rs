@@ -28,11 +28,24 @@ const SALTS: [u32; WORDS] = [
     0x5c6b_fb31,
 ];
 
+/// A range of one key column, as wide as needed or wider: both bounds belong to it, each an array of one value.
+#[derive(Debug, Clone)]
+pub struct KeyRange {
+    /// Position in the key.
+    pub position: usize,
+    /// Smallest value, if it is bounded; NULL is smaller than any.
+    pub lower: Option<ArrayRef>,
+    /// Largest value, if it is bounded.
+    pub upper: Option<ArrayRef>,
+}
+
 /// Values of some key columns, to look up in many partials; without any, every key is meant.
 #[derive(Debug, Clone, Default)]
 pub struct KeyLookup {
     /// Positions in the key, ascending, each with an array of one value.
     pub(super) columns: Vec<(usize, ArrayRef)>,
+    /// Bounds of the key column behind `columns`, which are then a prefix of the key.
+    pub(super) range: Option<KeyRange>,
     /// Hash of the value of the first key column, if that is among them.
     hash: Option<u64>,
 }
@@ -46,12 +59,34 @@ impl KeyLookup {
             Some((0, value)) => hashes(value)?.first().copied(),
             _ => None,
         };
-        Ok(Self { columns, hash })
+        Ok(Self {
+            columns,
+            range: None,
+            hash,
+        })
+    }
+
+    /// The same, bounded by the one of `ranges` that keys in order can be searched by: that of the column behind those
+    /// that are fixed, which must be a prefix of the key. The others bound nothing.
+    pub fn within(mut self, ranges: &[KeyRange]) -> Self {
+        if self.is_prefix() {
+            self.range = ranges
+                .iter()
+                .find(|range| range.position == self.columns.len())
+                .cloned();
+        }
+        self
+    }
+
+    pub(super) fn is_prefix(&self) -> bool {
+        (0..)
+            .zip(&self.columns)
+            .all(|(index, (position, _))| index == *position)
     }
 
     /// Whether every key is meant.
     pub fn is_everything(&self) -> bool {
-        self.columns.is_empty()
+        self.columns.is_empty() && self.range.is_none()
     }
 
     /// Whether a partial with `filter` may hold such keys.

@@ -4,7 +4,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Decimal128Type, Float64Type, Int32Type, Int64Type};
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use foldline_sql::{Fold, FoldError, KeyLookup, Partial};
+use foldline_sql::{Fold, FoldError, KeyLookup, KeyRange, Partial};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -289,6 +289,34 @@ async fn a_lookup_finds_what_a_filter_finds() {
     }
     assert_eq!(found(vec![(1, text(Some("buy"))), (0, text(Some("u3")))]).unwrap(), 1);
     assert!(found(vec![(2, text(None))]).is_err());
+
+    let within = |key: Vec<(usize, ArrayRef)>, position: usize, lower: Option<&str>, upper: Option<&str>| {
+        let bound = |value: Option<&str>| value.map(|value| text(Some(value)));
+        let (lower, upper) = (bound(lower), bound(upper));
+        let key = KeyLookup::new(key)
+            .unwrap()
+            .within(&[KeyRange { position, lower, upper }]);
+        partial.lookup(&key).unwrap().map_or(0, |found| found.keys())
+    };
+    let users = partial.batch().column(0).as_string::<i32>();
+    let between = users
+        .iter()
+        .filter(|user| user.is_some_and(|user| ("u1"..="u3").contains(&user)));
+    assert_eq!(within(vec![], 0, Some("u1"), Some("u3")), between.count());
+    let below = users.iter().filter(|user| *user <= Some("u3"));
+    assert_eq!(
+        within(vec![], 0, None, Some("u3")),
+        below.count(),
+        "NULL is smaller than any"
+    );
+    let of_user = matching(0, Some("u3"));
+    assert_eq!(within(vec![(0, text(Some("u3")))], 1, Some("buy"), Some("buy")), 1);
+    assert_eq!(within(vec![(0, text(Some("u3")))], 1, Some("zzz"), None), 0);
+    assert_eq!(
+        within(vec![(0, text(Some("u3")))], 0, Some("zzz"), None),
+        of_user,
+        "not searchable"
+    );
 }
 
 #[tokio::test]
