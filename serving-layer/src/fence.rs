@@ -5,12 +5,15 @@
 //! runs it knows no file format, no object store, no table function, and no function that makes much out of little.
 //! So a statement that slips through one fence stands before the next.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::resolve::resolve_table_references;
-use datafusion::sql::sqlparser::ast::{Query, Select, SetExpr, Statement as SqlStatement, TableFactor, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{
+    Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, Query, Select, SetExpr, Statement as SqlStatement,
+    TableFactor, TableFunctionArgs, Value, Visit, VisitMut, Visitor, VisitorMut,
+};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
@@ -51,6 +54,8 @@ pub struct Fenced {
     pub statement: Statement,
     /// Names of the tables that it reads.
     pub tables: Vec<String>,
+    /// Those of the tables that are `late_rows('view')`, each with the name of the view.
+    pub late_rows: BTreeMap<String, String>,
 }
 
 /// Lets `text` pass if it is one query that only reads.
@@ -68,11 +73,15 @@ pub fn fence(text: &str, bytes_max: usize) -> Result<Fenced, Refused> {
         .build();
     let statements = parser.and_then(|mut parser| parser.parse_statements());
     let mut statements = statements.map_err(|error| syntax(&error))?;
-    let statement = match (statements.pop_front(), statements.len()) {
+    let mut statement = match (statements.pop_front(), statements.len()) {
         (Some(statement), 0) => statement,
         (None, _) => return Err(Refused::Statements(0)),
         (Some(_), others) => return Err(Refused::Statements(others + 1)),
     };
+    let mut late_rows = LateRows::default();
+    if let Statement::Statement(query) = &mut statement {
+        let _ = query.visit(&mut late_rows);
+    }
     check_statement(&statement)?;
     let (references, _) = resolve_table_references(&statement, true).map_err(|error| syntax(&error))?;
     let mut tables = BTreeSet::new();
@@ -85,7 +94,39 @@ pub fn fence(text: &str, bytes_max: usize) -> Result<Fenced, Refused> {
     Ok(Fenced {
         statement,
         tables: tables.into_iter().collect(),
+        late_rows: late_rows.0,
     })
+}
+
+/// Turns `late_rows('view')` into a table with that name.
+#[derive(Default)]
+struct LateRows(BTreeMap<String, String>);
+
+impl VisitorMut for LateRows {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, args, .. } = factor
+            && name.to_string().eq_ignore_ascii_case("late_rows")
+            && let Some(view) = args.as_ref().and_then(one_text)
+        {
+            let table = format!("late_rows('{view}')");
+            *name = ObjectName::from(vec![Ident::with_quote('"', &table)]);
+            *args = None;
+            self.0.insert(table, view);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn one_text(arguments: &TableFunctionArgs) -> Option<String> {
+    match arguments.args.as_slice() {
+        [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value)))] => match &value.value {
+            Value::SingleQuotedString(text) => Some(text.clone()),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Bounds the depth of what the parser will build. Dropping a tree recurses, and nothing protects that.

@@ -14,13 +14,15 @@ use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::SQLOptions;
-use datafusion::logical_expr::{Expr, LogicalPlanBuilder, ScalarUDF, cast, lit};
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder, ScalarUDF, cast, lit, not};
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use foldline_batch_layer::{ArchiveError, GenerationError};
 use foldline_event_log::with_causes;
-use foldline_sql::{Class, Derived, Fold, FoldError, MULTIPLYING_FUNCTIONS, View, ViewKind, own_bytes};
+use foldline_sql::{
+    Class, Derived, Fold, FoldError, MULTIPLYING_FUNCTIONS, Stream, View, ViewKind, own_bytes, system_columns,
+};
 use futures::StreamExt;
 
 use crate::fence::{self, Fenced, Refused};
@@ -68,6 +70,14 @@ pub enum QueryError {
         data_type: String,
         /// The literal.
         value: String,
+        /// Why.
+        reason: String,
+    },
+    /// A view that leaves no late rows out, or not those of one stream.
+    #[error("late_rows('{view}') has no answer: {reason}")]
+    NoLateRows {
+        /// Name of the view.
+        view: String,
         /// Why.
         reason: String,
     },
@@ -208,7 +218,15 @@ struct Sources {
 impl Inner {
     async fn sql(self: &Arc<Self>, fenced: Fenced, mode: Mode, since: Instant) -> Result<Answer, QueryError> {
         let _turn = self.queries.acquire().await.expect("the semaphore is never closed");
-        let sources = self.sources(&fenced.tables)?;
+        let mut late_rows = Vec::with_capacity(fenced.late_rows.len());
+        for (table, view) in &fenced.late_rows {
+            late_rows.push((table.as_str(), self.late_rows_of(view)?));
+        }
+        let stands_for = |table: &String| {
+            let late = late_rows.iter().find(|(name, _)| name == table);
+            late.map_or_else(|| table.clone(), |(_, stream)| stream.name.clone())
+        };
+        let sources = self.sources(&fenced.tables.iter().map(stands_for).collect::<Vec<_>>())?;
         let mode = match mode {
             Mode::Merged if sources.queries_streams => Mode::BatchOnly,
             Mode::SpeedOnly if sources.queries_streams => {
@@ -218,6 +236,9 @@ impl Inner {
         };
         let seam = self.close(&sources.streams, mode).await?;
         let session = self.session(&seam, &fenced.tables).await?;
+        for (table, stream) in late_rows {
+            self.register_late_rows(&session, table, stream, &seam)?;
+        }
         let plan = session.state().statement_to_plan(fenced.statement).await;
         let plan = plan.map_err(|error| QueryError::from_datafusion(error, QueryError::Plan))?;
         let only_reads = SQLOptions::new()
@@ -261,6 +282,63 @@ impl Inner {
             }
         }
         Ok(sources)
+    }
+
+    /// The stream whose late rows `name` leaves out.
+    fn late_rows_of(&self, name: &str) -> Result<&Arc<Stream>, QueryError> {
+        let view = self.view(name)?;
+        let mut folds = Vec::new();
+        self.folds_under(&view, &mut folds);
+        let mut windowed = folds.iter().filter(|fold| fold.windowed()).map(|fold| fold.stream());
+        let refused = |reason: &str| QueryError::NoLateRows {
+            view: name.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let stream = windowed
+            .next()
+            .ok_or_else(|| refused("the view has no window, or keeps late rows"))?;
+        if windowed.any(|other| other.name != stream.name) {
+            return Err(refused(
+                "the view reads several streams; ask for a view over one of them",
+            ));
+        }
+        let stream = self.parts.catalog.stream(&stream.name);
+        Ok(stream.expect("a view reads streams of its catalog"))
+    }
+
+    fn folds_under(&self, view: &View, folds: &mut Vec<Arc<Fold>>) {
+        match &view.kind {
+            ViewKind::Fold(fold) => folds.push(Arc::clone(fold)),
+            ViewKind::Derived(_) => {
+                for below in view.reads.iter().filter_map(|name| self.parts.catalog.view(name)) {
+                    self.folds_under(below, folds);
+                }
+            }
+        }
+    }
+
+    /// The rows of `stream` that windows leave out, as `table`.
+    fn register_late_rows(
+        &self,
+        session: &SessionContext,
+        table: &str,
+        stream: &Arc<Stream>,
+        seam: &Arc<Seam>,
+    ) -> Result<(), QueryError> {
+        let archive = self.parts.archive.as_ref();
+        let rows = StreamTable {
+            archive: archive
+                .ok_or_else(|| QueryError::NoArchive(stream.name.clone()))?
+                .clone(),
+            stream: Arc::clone(stream),
+            seam: Arc::clone(seam),
+        };
+        let mark = |name: &str| Expr::Column(Column::new_unqualified(name));
+        let left_out = mark(system_columns::LATE).and(not(mark(system_columns::DUPLICATE)));
+        let rows = session
+            .read_table(Arc::new(rows))
+            .and_then(|rows| rows.filter(left_out));
+        register(session, table, rows.map_err(QueryError::Plan)?.into_view())
     }
 
     /// A session that knows `tables` at `seam`, and can do nothing but compute.

@@ -54,6 +54,11 @@ fn meaning(error: &QueryError) -> Meaning {
             "the query failed when it ran",
             StatusCode::UNPROCESSABLE_ENTITY,
         ),
+        E::NoLateRows { .. } => (
+            "no-late-rows",
+            "the view leaves no late rows out",
+            StatusCode::BAD_REQUEST,
+        ),
         E::NoArchive(_) => ("no-archive", "streams cannot be queried here", StatusCode::BAD_REQUEST),
         E::StreamInSpeed(_) => (
             "batch-only",
