@@ -14,11 +14,11 @@ use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, Result};
 use datafusion::functions_aggregate::first_last::first_value_udaf;
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, NullTreatment, Sort};
-use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, Projection};
+use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, Projection, cast};
 use datafusion::optimizer::analyzer::AnalyzerRule;
 
 use crate::arithmetic::{float_of_rank, float_rank};
-use crate::sums::moments;
+use crate::sums::{moments, quantiles};
 use crate::{Class, system_columns, total_order};
 
 /// How an aggregate folds.
@@ -38,8 +38,8 @@ pub(crate) enum Folding {
 pub(crate) const AGGREGATES: &[(&str, Folding)] = &[
     ("any_value", Folding::Exact),
     ("approx_distinct", Folding::Approximate),
-    ("approx_median", Folding::Refused(T_DIGEST.0, "write median(x)")),
-    ("approx_percentile_cont", Folding::Refused(T_DIGEST.0, T_DIGEST.1)),
+    ("approx_median", Folding::Approximate),
+    ("approx_percentile_cont", Folding::Approximate),
     (
         "approx_percentile_cont_with_weight",
         Folding::Refused(T_DIGEST.0, T_DIGEST.1),
@@ -82,7 +82,7 @@ pub(crate) const AGGREGATES: &[(&str, Folding)] = &[
 
 const T_DIGEST: (&str, &str) = (
     "its digest depends on the order in which states are merged",
-    "write percentile_cont(0.9) WITHIN GROUP (ORDER BY x), which is exact",
+    "write approx_percentile_cont(0.9) WITHIN GROUP (ORDER BY x), or percentile_cont, which is exact",
 );
 
 /// How the aggregate called `name` folds.
@@ -104,6 +104,8 @@ pub(crate) const ORDER_SENSITIVE: &[&str] = &[
 /// How exact the value of `expression` is.
 pub(crate) fn class_of(expression: &Expr) -> Class {
     let name = match expression {
+        // What is left of an approximate percentile below its projection.
+        Expr::AggregateFunction(function) if function.func.name() == quantiles::SKETCH => return Class::Approximate,
         Expr::AggregateFunction(function) => function.func.name(),
         Expr::WindowFunction(function) => function.fun.name(),
         _ => return Class::Exact,
@@ -184,6 +186,16 @@ fn order_free(expression: &Expr, aggregate: &Aggregate) -> Result<Option<Parts>>
     match function.func.name() {
         name if ORDER_SENSITIVE.contains(&name) => Ok(complete_order(function, aggregate)),
         "min" | "max" => float_extreme(function, aggregate),
+        "approx_median" | "approx_percentile_cont" => {
+            let data_type = Expr::AggregateFunction(function.clone()).get_type(aggregate.input.schema())?;
+            let (sketch, quantile, percentile) = quantiles::parts(function)?;
+            Ok(Some(Parts {
+                aggregates: vec![sketch],
+                finish: Box::new(move |mut columns| {
+                    cast(quantile.call(vec![columns.remove(0), percentile]), data_type)
+                }),
+            }))
+        }
         _ => Ok(moments::parts(function)?.map(|(aggregates, value)| Parts {
             aggregates,
             finish: Box::new(move |columns| value.call(columns)),

@@ -10,12 +10,14 @@
 //! | DECIMAL of up to 57 digits | 256 bits | DECIMAL(76) |
 //!
 //! AVG has the count beside its total. DISTINCT keeps the different values. A sum of intervals, which are no numbers, is
-//! DataFusion's own. What is computed from sums of values and of products stands in [`moments`].
+//! DataFusion's own. What is computed from sums of values and of products stands in [`moments`];
+//! [`quantiles`] are no sums, but merge like these: by adding.
 
 mod accumulators;
 mod exact;
 mod integer;
 pub(crate) mod moments;
+pub(crate) mod quantiles;
 mod totals;
 
 use std::sync::Arc;
@@ -146,6 +148,7 @@ impl AggregateUDFImpl for ExactTotal {
             }
             number @ (DataType::Decimal128(..) | DataType::Decimal256(..) | DataType::Duration(_)) => number.clone(),
             interval @ DataType::Interval(_) if !self.average => interval.clone(),
+            DataType::Utf8 => return plan_err!("{name} takes numbers and not TEXT"),
             other => return plan_err!("{name} takes numbers and not {other}"),
         }])
     }

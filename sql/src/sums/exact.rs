@@ -39,11 +39,11 @@ mod flag {
     pub(super) const NEGATIVE_INFINITY: u8 = 8;
 }
 
-/// A stored sum that [`ExactSum::encode`] did not write.
+/// Bytes of a stored state that were not written as one.
 #[derive(Debug, thiserror::Error)]
-#[error("the stored sum of {bytes} bytes is damaged: rebuild the partial that holds it")]
+#[error("a stored state of {bytes} bytes is damaged: rebuild the partial that holds it")]
 pub(crate) struct Damaged {
-    bytes: usize,
+    pub(super) bytes: usize,
 }
 
 /// The exact sum of the doubles that were added, in any order.
@@ -744,7 +744,11 @@ mod tests {
             "{}",
             encoded(&sum).len()
         );
+        // Stored sums look like this: raise the fold format when they change.
         assert_eq!(encoded(&sum_of(&[0.0])), [0]);
+        assert_eq!(encoded(&sum_of(&[1.5])), [0, 134, 0, 6]);
+        assert_eq!(encoded(&sum_of(&[-1.5, 1e300, -1e300])), [1, 134, 0, 6]);
+        assert_eq!(encoded(&sum_of(&[f64::INFINITY, 1.0, f64::NAN])), [6]);
         assert_eq!(encoded(&sum_of(&[1.0])).len(), 4);
     }
 }

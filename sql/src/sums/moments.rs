@@ -22,6 +22,7 @@ use datafusion::logical_expr::{
 use super::accumulators::{Different, Groups, One};
 use super::exact::{ExactSum, UNIT};
 use super::integer::Integer;
+use super::quantiles::{Buckets, SKETCH};
 use super::totals::{Finish, Products, Squares};
 
 /// An aggregate of moments.
@@ -235,11 +236,11 @@ pub(crate) fn parts(function: &AggregateFunction) -> Result<Option<(Vec<Expr>, S
     let mut aggregates = vec![over(count_udaf(), vec![counted])];
     for sum in moment.sums() {
         aggregates.push(match sum {
-            Sum::X => over(exact_sum(Of::Values), vec![x.clone()]),
-            Sum::Y => over(exact_sum(Of::Values), vec![y.clone()]),
-            Sum::Xx => over(exact_sum(Of::Squares), vec![x.clone()]),
-            Sum::Yy => over(exact_sum(Of::Squares), vec![y.clone()]),
-            Sum::Xy => over(exact_sum(Of::Products), vec![x.clone(), y.clone()]),
+            Sum::X => over(stated(Of::Values), vec![x.clone()]),
+            Sum::Y => over(stated(Of::Values), vec![y.clone()]),
+            Sum::Xx => over(stated(Of::Squares), vec![x.clone()]),
+            Sum::Yy => over(stated(Of::Squares), vec![y.clone()]),
+            Sum::Xy => over(stated(Of::Products), vec![x.clone(), y.clone()]),
         });
     }
     Ok(Some((aggregates, ScalarUDF::from(OfSums::new(moment)))))
@@ -303,33 +304,37 @@ impl ScalarUDFImpl for OfSums {
     }
 }
 
-/// What a sum is of.
+/// What a total is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Of {
+pub(super) enum Of {
     Values,
     Squares,
     Products,
+    /// No sum: a sketch of quantiles.
+    Buckets,
 }
 
-fn exact_sum(of: Of) -> Arc<AggregateUDF> {
-    static VALUES: LazyLock<Arc<AggregateUDF>> = LazyLock::new(|| StatedSum::function(Of::Values));
-    static SQUARES: LazyLock<Arc<AggregateUDF>> = LazyLock::new(|| StatedSum::function(Of::Squares));
-    static PRODUCTS: LazyLock<Arc<AggregateUDF>> = LazyLock::new(|| StatedSum::function(Of::Products));
+pub(super) fn stated(of: Of) -> Arc<AggregateUDF> {
+    static VALUES: LazyLock<Arc<AggregateUDF>> = LazyLock::new(|| Stated::function(Of::Values));
+    static SQUARES: LazyLock<Arc<AggregateUDF>> = LazyLock::new(|| Stated::function(Of::Squares));
+    static PRODUCTS: LazyLock<Arc<AggregateUDF>> = LazyLock::new(|| Stated::function(Of::Products));
+    static BUCKETS: LazyLock<Arc<AggregateUDF>> = LazyLock::new(|| Stated::function(Of::Buckets));
     Arc::clone(match of {
         Of::Values => &VALUES,
         Of::Squares => &SQUARES,
         Of::Products => &PRODUCTS,
+        Of::Buckets => &BUCKETS,
     })
 }
 
-/// A sum whose value is its state.
+/// An aggregate whose value is its state.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct StatedSum {
+struct Stated {
     of: Of,
     signature: Signature,
 }
 
-impl StatedSum {
+impl Stated {
     fn function(of: Of) -> Arc<AggregateUDF> {
         let arguments = if of == Of::Products { 2 } else { 1 };
         let signature = Signature::exact(vec![DataType::Float64; arguments], Volatility::Immutable);
@@ -346,12 +351,13 @@ impl StatedSum {
     }
 }
 
-impl AggregateUDFImpl for StatedSum {
+impl AggregateUDFImpl for Stated {
     fn name(&self) -> &str {
         match self.of {
             Of::Values => "exact_sum",
             Of::Squares => "exact_sum_of_squares",
             Of::Products => "exact_sum_of_products",
+            Of::Buckets => SKETCH,
         }
     }
 
@@ -371,6 +377,7 @@ impl AggregateUDFImpl for StatedSum {
             (Of::Squares, false) => Box::new(One::<Squares>::new(finish)),
             (Of::Squares, true) => Box::new(Different::<Squares>::new(finish)),
             (Of::Products, _) => Box::new(One::<Products>::new(finish)),
+            (Of::Buckets, _) => Box::new(One::<Buckets>::new(finish)),
         })
     }
 
@@ -391,6 +398,7 @@ impl AggregateUDFImpl for StatedSum {
             Of::Values => Box::new(Groups::<ExactSum>::new(finish)),
             Of::Squares => Box::new(Groups::<Squares>::new(finish)),
             Of::Products => Box::new(Groups::<Products>::new(finish)),
+            Of::Buckets => Box::new(Groups::<Buckets>::new(finish)),
         })
     }
 

@@ -39,6 +39,8 @@ const QUERIES: &[&str] = &[
     "SELECT kind, any_value(user_id) AS v, nth_value(amount, 2 ORDER BY at) AS second FROM events GROUP BY kind",
     "SELECT kind, sum(DISTINCT amount) AS s, avg(DISTINCT amount) AS a, approx_distinct(big) AS d FROM events GROUP BY kind",
     "SELECT kind, regr_count(ratio, amount) AS n FROM events GROUP BY kind",
+    "SELECT kind, stddev(ratio) AS d, var_pop(amount) AS v, corr(ratio, amount) AS c, regr_slope(ratio, big) AS m FROM events GROUP BY kind",
+    "SELECT kind, approx_median(ratio) AS m, approx_percentile_cont(amount, 0.9) AS p, approx_percentile_cont(0.9) WITHIN GROUP (ORDER BY amount DESC) AS d FROM events GROUP BY kind",
     "SELECT user_id, hop(at, INTERVAL '1 hour', INTERVAL '5 hours') AS w, count(*) AS n, sum(amount) AS s FROM events GROUP BY 1, 2",
     "SELECT hop(at, INTERVAL '3 hours', INTERVAL '4 hours') AS w, window_end(hop(at, INTERVAL '3 hours', INTERVAL '4 hours')) AS e, max(kind) AS k FROM events GROUP BY 1, 2",
     "SELECT session(at, INTERVAL '3 hours') AS s, user_id, window_end(session(at, INTERVAL '3 hours')) AS e, count(*) AS n, last_value(kind ORDER BY at) AS l FROM events GROUP BY 1, 2",
