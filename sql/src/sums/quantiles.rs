@@ -65,7 +65,7 @@ impl Buckets {
     fn add_to(&mut self, bucket: i32, count: u64) -> usize {
         let before = self.counts.capacity();
         match self.counts.binary_search_by_key(&bucket, |(bucket, _)| *bucket) {
-            Ok(found) => self.counts[found].1 += count,
+            Ok(found) => self.counts[found].1 = self.counts[found].1.saturating_add(count),
             Err(place) => self.counts.insert(place, (bucket, count)),
         }
         (self.counts.capacity() - before) * size_of::<(i32, u64)>()
@@ -114,11 +114,11 @@ impl Buckets {
 
     /// Of n values in their order that in the place `percentile * (n - 1)`, counted from 0 and rounded.
     fn quantile(&self, percentile: f64) -> Option<f64> {
-        let total: u64 = self.counts.iter().map(|(_, count)| count).sum();
+        let total = (self.counts.iter()).fold(0_u64, |total, (_, count)| total.saturating_add(*count));
         let wanted = (percentile * total.checked_sub(1)? as f64).round() as u64;
-        let mut passed = 0;
+        let mut passed = 0_u64;
         let found = self.counts.iter().find(|(_, count)| {
-            passed += count;
+            passed = passed.saturating_add(*count);
             passed > wanted
         });
         found.map(|(bucket, _)| value_of_bucket(*bucket))
