@@ -3,6 +3,8 @@
 //! Events are clicks of about 600 bytes of JSON with 13 fields, a million users among them. Each step prints what it
 //! did per second of wall clock and per second of one core (the processor time of the whole process).
 
+mod sums;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -61,7 +63,7 @@ const PEAK_SECONDS: f64 = 8.0;
 /// Events by which the log may be ahead of the layers meanwhile.
 const LAG_MAX: u64 = 400_000;
 
-/// Print figures of this machine: decode, fold, log, archive, recompute, replay, point reads
+/// Print figures of this machine: decode, fold, log, sums, archive, recompute, replay, point reads
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  foldline bench --events 1500000")]
 pub(crate) struct Bench {
@@ -110,6 +112,7 @@ impl Bench {
         work.decode()?;
         work.append().await?;
         work.read().await?;
+        sums::measure().await?;
         // The steps that use many threads run where they run in an installation.
         let folder = folder.to_owned();
         let answers = setting.answers.clone();

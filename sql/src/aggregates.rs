@@ -2,9 +2,8 @@
 //!
 //! * An aggregate that looks at order (`first_value`, `last_value`, `array_agg`) gets log order behind its own ORDER
 //!   BY, or alone where it has none: `_partition`, then `_offset`.
-//! * SUM and AVG of integers run over DECIMAL(38,0), 128 bits, and are brought back to their type above the
-//!   aggregation: DataFusion itself wraps sums and averages integers as doubles, so that its answer would depend on how
-//!   rows were batched. A sum that does not fit BIGINT is an error at finish.
+//! * SUM and AVG are our own ([`crate::sums`]): DataFusion itself wraps sums, averages integers as doubles and rounds
+//!   doubles in the order of rows. So are the sums that variances, covariances and regressions are computed from.
 //! * MIN and MAX of doubles run over their ranks ([`crate::arithmetic::float_rank`]): NaN has one place in the order.
 
 use std::sync::Arc;
@@ -12,13 +11,14 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{Column, DFSchema, Result};
-use datafusion::functions_aggregate::{count::count_udaf, first_last::first_value_udaf, sum::sum_udaf};
+use datafusion::common::{Column, Result};
+use datafusion::functions_aggregate::first_last::first_value_udaf;
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, NullTreatment, Sort};
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, Projection, cast};
 use datafusion::optimizer::analyzer::AnalyzerRule;
 
 use crate::arithmetic::{float_of_rank, float_rank};
+use crate::sums::{moments, quantiles};
 use crate::{Class, system_columns, total_order};
 
 /// How an aggregate folds.
@@ -26,10 +26,8 @@ use crate::{Class, system_columns, total_order};
 pub(crate) enum Folding {
     /// One answer, whatever the batches.
     Exact,
-    /// The same, but for sums of doubles, which round by the order of batches.
-    ExactUnlessDouble,
-    /// Rounds by the order of batches.
-    Rounding,
+    /// The same; but as a window function it rounds by the order of rows.
+    ExactUnlessOver,
     /// A sketch whose states merge to one answer in any order.
     Approximate,
     /// Not taken: why, and what to write instead.
@@ -40,23 +38,23 @@ pub(crate) enum Folding {
 pub(crate) const AGGREGATES: &[(&str, Folding)] = &[
     ("any_value", Folding::Exact),
     ("approx_distinct", Folding::Approximate),
-    ("approx_median", Folding::Refused(T_DIGEST.0, "write median(x)")),
-    ("approx_percentile_cont", Folding::Refused(T_DIGEST.0, T_DIGEST.1)),
+    ("approx_median", Folding::Approximate),
+    ("approx_percentile_cont", Folding::Approximate),
     (
         "approx_percentile_cont_with_weight",
         Folding::Refused(T_DIGEST.0, T_DIGEST.1),
     ),
     ("array_agg", Folding::Exact),
-    ("avg", Folding::ExactUnlessDouble),
+    ("avg", Folding::Exact),
     ("bit_and", Folding::Exact),
     ("bit_or", Folding::Exact),
     ("bit_xor", Folding::Exact),
     ("bool_and", Folding::Exact),
     ("bool_or", Folding::Exact),
-    ("corr", Folding::Rounding),
+    ("corr", Folding::ExactUnlessOver),
     ("count", Folding::Exact),
-    ("covar_pop", Folding::Rounding),
-    ("covar_samp", Folding::Rounding),
+    ("covar_pop", Folding::ExactUnlessOver),
+    ("covar_samp", Folding::ExactUnlessOver),
     ("first_value", Folding::Exact),
     ("grouping", Folding::Exact),
     ("last_value", Folding::Exact),
@@ -65,26 +63,26 @@ pub(crate) const AGGREGATES: &[(&str, Folding)] = &[
     ("min", Folding::Exact),
     ("nth_value", Folding::Exact),
     ("percentile_cont", Folding::Exact),
-    ("regr_avgx", Folding::Rounding),
-    ("regr_avgy", Folding::Rounding),
+    ("regr_avgx", Folding::ExactUnlessOver),
+    ("regr_avgy", Folding::ExactUnlessOver),
     ("regr_count", Folding::Exact),
-    ("regr_intercept", Folding::Rounding),
-    ("regr_r2", Folding::Rounding),
-    ("regr_slope", Folding::Rounding),
-    ("regr_sxx", Folding::Rounding),
-    ("regr_sxy", Folding::Rounding),
-    ("regr_syy", Folding::Rounding),
-    ("stddev", Folding::Rounding),
-    ("stddev_pop", Folding::Rounding),
+    ("regr_intercept", Folding::ExactUnlessOver),
+    ("regr_r2", Folding::ExactUnlessOver),
+    ("regr_slope", Folding::ExactUnlessOver),
+    ("regr_sxx", Folding::ExactUnlessOver),
+    ("regr_sxy", Folding::ExactUnlessOver),
+    ("regr_syy", Folding::ExactUnlessOver),
+    ("stddev", Folding::ExactUnlessOver),
+    ("stddev_pop", Folding::ExactUnlessOver),
     ("string_agg", Folding::Exact),
-    ("sum", Folding::ExactUnlessDouble),
-    ("var", Folding::Rounding),
-    ("var_pop", Folding::Rounding),
+    ("sum", Folding::Exact),
+    ("var", Folding::ExactUnlessOver),
+    ("var_pop", Folding::ExactUnlessOver),
 ];
 
 const T_DIGEST: (&str, &str) = (
     "its digest depends on the order in which states are merged",
-    "write percentile_cont(0.9) WITHIN GROUP (ORDER BY x), which is exact",
+    "write approx_percentile_cont(0.9) WITHIN GROUP (ORDER BY x), or percentile_cont, which is exact",
 );
 
 /// How the aggregate called `name` folds.
@@ -103,19 +101,20 @@ pub(crate) const ORDER_SENSITIVE: &[&str] = &[
     "string_agg",
 ];
 
-/// How exact the value of `expression` over rows of `schema` is.
-pub(crate) fn class_of(expression: &Expr, schema: &DFSchema) -> Result<Class> {
+/// How exact the value of `expression` is.
+pub(crate) fn class_of(expression: &Expr) -> Class {
     let name = match expression {
+        // What is left of an approximate percentile below its projection.
+        Expr::AggregateFunction(function) if function.func.name() == quantiles::SKETCH => return Class::Approximate,
         Expr::AggregateFunction(function) => function.func.name(),
         Expr::WindowFunction(function) => function.fun.name(),
-        _ => return Ok(Class::Exact),
+        _ => return Class::Exact,
     };
-    Ok(match folding(name) {
-        Some(Folding::Rounding) => Class::Rounding,
+    match folding(name) {
+        Some(Folding::ExactUnlessOver) if matches!(expression, Expr::WindowFunction(_)) => Class::Rounding,
         Some(Folding::Approximate) => Class::Approximate,
-        Some(Folding::ExactUnlessDouble) if expression.get_type(schema)?.is_floating() => Class::Rounding,
         _ => Class::Exact,
-    })
+    }
 }
 
 /// The rule that makes aggregates independent of order and batching. Applying it twice changes nothing.
@@ -186,10 +185,21 @@ fn order_free(expression: &Expr, aggregate: &Aggregate) -> Result<Option<Parts>>
     };
     match function.func.name() {
         name if ORDER_SENSITIVE.contains(&name) => Ok(complete_order(function, aggregate)),
-        "sum" => integer_sum(function, aggregate),
-        "avg" => integer_average(function, aggregate),
         "min" | "max" => float_extreme(function, aggregate),
-        _ => Ok(None),
+        "approx_median" | "approx_percentile_cont" => {
+            let data_type = Expr::AggregateFunction(function.clone()).get_type(aggregate.input.schema())?;
+            let (sketch, quantile, percentile) = quantiles::parts(function)?;
+            Ok(Some(Parts {
+                aggregates: vec![sketch],
+                finish: Box::new(move |mut columns| {
+                    cast(quantile.call(vec![columns.remove(0), percentile]), data_type)
+                }),
+            }))
+        }
+        _ => Ok(moments::parts(function)?.map(|(aggregates, value)| Parts {
+            aggregates,
+            finish: Box::new(move |columns| value.call(columns)),
+        })),
     }
 }
 
@@ -260,43 +270,6 @@ fn ordered(function: &AggregateFunction, order: Vec<Sort>) -> Parts {
     }
 }
 
-/// The argument as DECIMAL(38,0), if it is an integer and the aggregate is a plain one.
-fn integer_argument(function: &AggregateFunction, aggregate: &Aggregate) -> Result<Option<Expr>> {
-    let [argument] = function.params.args.as_slice() else {
-        return Ok(None);
-    };
-    let data_type = argument.get_type(aggregate.input.schema())?;
-    // AVG comes here with its argument already coerced to a double.
-    let argument = match argument {
-        Expr::Cast(coerced) if data_type == DataType::Float64 => &*coerced.expr,
-        other => other,
-    };
-    let integer = argument.get_type(aggregate.input.schema())?.is_integer();
-    Ok(integer.then(|| cast(argument.clone(), DataType::Decimal128(38, 0))))
-}
-
-fn sum_of(argument: Expr, params: &AggregateFunctionParams) -> Expr {
-    let params = AggregateFunctionParams {
-        args: vec![argument],
-        ..params.clone()
-    };
-    Expr::AggregateFunction(AggregateFunction {
-        func: sum_udaf(),
-        params,
-    })
-}
-
-fn integer_sum(function: &AggregateFunction, aggregate: &Aggregate) -> Result<Option<Parts>> {
-    let Some(argument) = integer_argument(function, aggregate)? else {
-        return Ok(None);
-    };
-    let data_type = Expr::AggregateFunction(function.clone()).get_type(aggregate.input.schema())?;
-    Ok(Some(Parts {
-        aggregates: vec![sum_of(argument, &function.params)],
-        finish: Box::new(move |mut columns| cast(columns.remove(0), data_type)),
-    }))
-}
-
 fn float_extreme(function: &AggregateFunction, aggregate: &Aggregate) -> Result<Option<Parts>> {
     let [argument] = function.params.args.as_slice() else {
         return Ok(None);
@@ -314,27 +287,6 @@ fn float_extreme(function: &AggregateFunction, aggregate: &Aggregate) -> Result<
     Ok(Some(Parts {
         aggregates: vec![Expr::AggregateFunction(ranked)],
         finish: Box::new(|mut columns| float_of_rank(columns.remove(0))),
-    }))
-}
-
-fn integer_average(function: &AggregateFunction, aggregate: &Aggregate) -> Result<Option<Parts>> {
-    let Some(argument) = integer_argument(function, aggregate)? else {
-        return Ok(None);
-    };
-    let counted = AggregateFunctionParams {
-        args: vec![argument.clone()],
-        ..function.params.clone()
-    };
-    let count = Expr::AggregateFunction(AggregateFunction {
-        func: count_udaf(),
-        params: counted,
-    });
-    Ok(Some(Parts {
-        aggregates: vec![sum_of(argument, &function.params), count],
-        finish: Box::new(|mut columns| {
-            let count = cast(columns.remove(1), DataType::Float64);
-            cast(columns.remove(0), DataType::Float64) / count
-        }),
     }))
 }
 

@@ -190,13 +190,14 @@ impl ScalarUDFImpl for Ranked {
 }
 
 /// As `f64::total_cmp` orders, with one zero and one NaN.
-fn rank_of(value: f64) -> i64 {
+pub(crate) fn rank_of(value: f64) -> i64 {
     let value = if value.is_nan() { f64::NAN.abs() } else { value + 0.0 };
     let bits = value.to_bits().cast_signed();
     bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed()
 }
 
-fn value_of(rank: i64) -> f64 {
+/// The double of a rank.
+pub(crate) fn value_of(rank: i64) -> f64 {
     let bits = rank ^ ((rank >> 63).cast_unsigned() >> 1).cast_signed();
     f64::from_bits(bits.cast_unsigned())
 }

@@ -413,6 +413,13 @@ fn aggregate(place: &Place<'_>, function: &Function, name: &str, at: Location) -
         }
         Some(_) => {}
     }
+    if function.over.is_some() && ["approx_median", "approx_percentile_cont"].contains(&name) {
+        return Err(place.refuse(
+            at,
+            format!("{name} is not taken as a window function: its answer would depend on the order of rows"),
+            "write it with GROUP BY in a view of its own",
+        ));
+    }
     let FunctionArguments::List(list) = &function.args else {
         return Ok(());
     };

@@ -6,7 +6,6 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, Diagnostic, TableReference};
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
@@ -404,10 +403,9 @@ fn class(plan: &LogicalPlan, reads: &[String], catalog: &Catalog) -> Result<Clas
         .max();
     let mut class = below.unwrap_or(Class::Exact);
     plan.apply_with_subqueries(|node| {
-        let schema = merge_schema(&node.inputs());
         for expression in node.expressions() {
             expression.apply(|expression| {
-                class = class.max(aggregates::class_of(expression, &schema)?);
+                class = class.max(aggregates::class_of(expression));
                 Ok(TreeNodeRecursion::Continue)
             })?;
         }

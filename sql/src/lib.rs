@@ -17,6 +17,7 @@ mod refusal;
 mod regroup;
 mod session;
 mod split;
+mod sums;
 mod total_order;
 mod windows;
 

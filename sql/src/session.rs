@@ -25,7 +25,7 @@ use crate::Stream;
 use crate::aggregates::OrderFreeAggregates;
 use crate::arithmetic::CheckedArithmetic;
 use crate::total_order::TotalOrder;
-use crate::windows;
+use crate::{sums, windows};
 
 /// Rows per batch inside a plan.
 const BATCH_ROWS: usize = 16_384;
@@ -56,6 +56,9 @@ pub fn session_context(config: SessionConfig) -> SessionContext {
     let context = SessionContext::new_with_state(state);
     for function in windows::functions() {
         context.register_udf(function);
+    }
+    for function in sums::functions() {
+        context.register_udaf(function);
     }
     // Two levels of GROUP BY instead of one would make the lower one the fold.
     context.remove_optimizer_rule("single_distinct_aggregation_to_group_by");

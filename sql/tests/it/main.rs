@@ -5,4 +5,5 @@ mod folds;
 mod pipelines;
 mod refusals;
 mod rows;
+mod sums;
 mod windows;
