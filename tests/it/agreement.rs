@@ -393,6 +393,15 @@ impl<'o> Expected<'o> {
         }
     }
 
+    /// The rows that windows leave out.
+    async fn assert_late_rows(&self, serving: &Serving, context: &str) {
+        let sql = "SELECT _partition, _offset FROM late_rows('product_days')";
+        let answer = serving.sql(sql, Mode::BatchOnly).await;
+        let answer = answer.unwrap_or_else(|error| panic!("{context}: {error}"));
+        let late = self.oracle.late_reviews(&self.untils);
+        assert_rows(&rows(&answer), &late, &format!("late rows, {context}"));
+    }
+
     /// The same by SQL.
     async fn assert_sql(&self, serving: &Serving, mode: Mode, context: &str) {
         for view in self.answers.keys() {
@@ -521,6 +530,7 @@ impl Plan {
             whole.assert_views(&running.serving, Mode::Merged, &context).await;
             if index % self.sql_every == self.sql_every - 1 {
                 below.assert_sql(&running.serving, Mode::BatchOnly, &context).await;
+                below.assert_late_rows(&running.serving, &context).await;
                 whole.assert_sql(&running.serving, Mode::Merged, &context).await;
                 if let Some(before) = before.filter(|_| !full) {
                     let below = Expected::new(&oracle, oracle.cut(before.cut.tick.unwrap().0));

@@ -172,6 +172,20 @@ impl Oracle {
         untils
     }
 
+    /// Partition and offset of the reviews before `untils` that come too late for windows.
+    pub(crate) fn late_reviews(&self, untils: &Untils) -> Vec<Row> {
+        let until = |event: &Event| untils.get(&(REVIEW_TOPIC, event.partition)).copied().unwrap_or(0);
+        let late = self
+            .reviews
+            .iter()
+            .filter(|event| event.late && !event.duplicate && event.offset < until(event));
+        let mut rows: Vec<Row> = late
+            .map(|event| vec![event.partition.to_string(), event.offset.to_string()])
+            .collect();
+        rows.sort();
+        rows
+    }
+
     /// The answers over what lies before `untils`.
     pub(crate) fn answers(&self, untils: &Untils) -> Answers {
         let below = |topic: &'static str, event: &&Event| {
