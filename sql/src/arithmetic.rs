@@ -236,7 +236,7 @@ fn one_nan(value: f64) -> f64 {
 }
 
 /// As `f64::total_cmp` orders, with one zero and one NaN.
-fn rank_of(value: f64) -> i64 {
+pub(crate) fn rank_of(value: f64) -> i64 {
     let value = one_nan(value) + 0.0;
     let bits = value.to_bits().cast_signed();
     bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed()
