@@ -1,6 +1,6 @@
 # What people and CI type. Everything runs with cargo alone.
 
-.PHONY: demo test lint bench soak real-data
+.PHONY: demo test lint bench soak real-data corpus-duckdb
 
 # The whole platform on generated events: builds, then serves the page until Ctrl-C.
 demo:
@@ -29,3 +29,12 @@ real-data:
 	test -d target/real-data/venv || python3 -m venv target/real-data/venv
 	target/real-data/venv/bin/pip install --quiet duckdb
 	target/real-data/venv/bin/python tests/real-data/run.py --data "$(DATA)"
+
+# The views of tests/agreement against DuckDB, as a second opinion on what their SQL says. FOLDLINE_CORPUS=part takes only
+# files with that in their names.
+corpus-duckdb:
+	test -d target/corpus/venv || python3 -m venv target/corpus/venv
+	target/corpus/venv/bin/pip install --quiet duckdb
+	rm -rf target/corpus/answers
+	FOLDLINE_CORPUS_OUT="$(CURDIR)/target/corpus/answers" cargo test --workspace --test it every_view_answers_as_plain_sql_does
+	target/corpus/venv/bin/python tests/corpus/compare.py target/corpus/answers

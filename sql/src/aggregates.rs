@@ -183,7 +183,11 @@ fn order_free(expression: &Expr, aggregate: &Aggregate) -> Result<Option<Parts>>
     let Expr::AggregateFunction(function) = &expression else {
         return Ok(None);
     };
-    match function.func.name() {
+    let function = &match with_one_zero(function, aggregate)? {
+        Some(function) => function,
+        None => function.clone(),
+    };
+    let parts = match function.func.name() {
         name if ORDER_SENSITIVE.contains(&name) => Ok(complete_order(function, aggregate)),
         "min" | "max" => float_extreme(function, aggregate),
         "approx_median" | "approx_percentile_cont" => {
@@ -200,7 +204,29 @@ fn order_free(expression: &Expr, aggregate: &Aggregate) -> Result<Option<Parts>>
             aggregates,
             finish: Box::new(move |columns| value.call(columns)),
         })),
+    }?;
+    let changed = Expr::AggregateFunction(function.clone()) != expression;
+    Ok(parts.or_else(|| {
+        changed.then(|| Parts {
+            aggregates: vec![Expr::AggregateFunction(function.clone())],
+            finish: Box::new(|mut columns| columns.remove(0)),
+        })
+    }))
+}
+
+/// An aggregate that tells doubles apart, with -0.0 taken as 0.0, as GROUP BY and comparisons do.
+fn with_one_zero(function: &AggregateFunction, aggregate: &Aggregate) -> Result<Option<AggregateFunction>> {
+    let tells_apart = function.params.distinct || function.func.name() == "approx_distinct";
+    let Some(value) = function.params.args.first().filter(|_| tells_apart) else {
+        return Ok(None);
+    };
+    let done = matches!(value, Expr::ScalarFunction(rank) if rank.name() == "float_of_rank");
+    if done || value.get_type(aggregate.input.schema())? != DataType::Float64 {
+        return Ok(None);
     }
+    let mut function = function.clone();
+    function.params.args[0] = float_of_rank(float_rank(value.clone()));
+    Ok(Some(function))
 }
 
 fn complete_order(function: &AggregateFunction, aggregate: &Aggregate) -> Option<Parts> {
@@ -223,22 +249,20 @@ fn complete_order(function: &AggregateFunction, aggregate: &Aggregate) -> Option
         let found = schema.iter().find(|(_, field)| field.name() == name)?;
         Some(Expr::Column(Column::from(found)))
     };
-    let log_order = [column(system_columns::PARTITION)?, column(system_columns::OFFSET)?];
-    let params = function.params.clone();
-    if params
-        .order_by
-        .iter()
-        .rev()
-        .zip(log_order.iter().rev())
-        .filter(|(have, want)| have.expr == **want)
-        .count()
-        == 2
-    {
-        return None;
+    let mut order = function.params.order_by.clone();
+    for key in &mut order {
+        // States are merged in the order of their keys: -0.0 and 0.0 must be as equal there as everywhere else.
+        if key.expr.get_type(schema).ok() == Some(DataType::Float64) {
+            key.expr = float_rank(key.expr.clone());
+        }
     }
-    let mut order = params.order_by;
-    order.extend(log_order.map(ascending));
-    Some(ordered(function, order))
+    for place in [column(system_columns::PARTITION)?, column(system_columns::OFFSET)?] {
+        if order.iter().all(|key| key.expr != place) {
+            order.push(ascending(place));
+        }
+    }
+    let complete = order == function.params.order_by && function.func.name() != "any_value";
+    (!complete).then(|| ordered(function, order))
 }
 
 fn ascending(expr: Expr) -> Sort {

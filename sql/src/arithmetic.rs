@@ -2,6 +2,8 @@
 //!
 //! * `+`, `-` and `*` of integers are computed as BIGINT and fail where BIGINT ends: DataFusion's own wrap, in the type
 //!   of the operands.
+//! * Arithmetic of doubles gives one NaN: the processor's own has a sign, which differs between processors and which
+//!   comparisons, keys and orders look at. So NaN is equal to itself and above every number.
 //! * [`float_rank`] maps doubles to integers in PostgreSQL's order (-0.0 = 0.0, NaN above everything, equal to itself),
 //!   so that MIN and MAX over the ranks have one answer; DataFusion's own keep or lose a NaN by its place in the batch.
 
@@ -57,6 +59,13 @@ fn checked(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             Operator::Multiply => (&*MULTIPLY, (**left).clone(), (**right).clone()),
             _ => return Ok(Transformed::no(expression)),
         },
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if gives_double(left, right, schema) => {
+            let Some(function) = of_doubles(*op) else {
+                return Ok(Transformed::no(expression));
+            };
+            let double = |operand: &Expr| cast(operand.clone(), DataType::Float64);
+            return Ok(Transformed::yes(function.call(vec![double(left), double(right)])));
+        }
         Expr::Negative(operand) if integer(operand) && !matches!(**operand, Expr::Literal(..)) => {
             (&*SUBTRACT, lit(0_i64), (**operand).clone())
         }
@@ -69,40 +78,73 @@ fn checked(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     Ok(Transformed::yes(function.call(vec![bigint(left), bigint(right)])))
 }
 
-static ADD: LazyLock<ScalarUDF> = LazyLock::new(|| Checked::function(Operator::Plus));
-static SUBTRACT: LazyLock<ScalarUDF> = LazyLock::new(|| Checked::function(Operator::Minus));
-static MULTIPLY: LazyLock<ScalarUDF> = LazyLock::new(|| Checked::function(Operator::Multiply));
+/// Whether arithmetic of the two is that of doubles.
+fn gives_double(left: &Expr, right: &Expr, schema: &DFSchema) -> bool {
+    let types = (left.get_type(schema), right.get_type(schema));
+    let (Ok(left), Ok(right)) = types else { return false };
+    let double = DataType::Float64;
+    (left == double || right == double) && left.is_numeric() && right.is_numeric()
+}
 
-/// One operation of two BIGINTs.
+fn of_doubles(operator: Operator) -> Option<ScalarUDF> {
+    let arithmetic = [
+        Operator::Plus,
+        Operator::Minus,
+        Operator::Multiply,
+        Operator::Divide,
+        Operator::Modulo,
+    ];
+    let function = || Checked::function(operator, DataType::Float64);
+    arithmetic.contains(&operator).then(function)
+}
+
+static ADD: LazyLock<ScalarUDF> = LazyLock::new(|| Checked::function(Operator::Plus, DataType::Int64));
+static SUBTRACT: LazyLock<ScalarUDF> = LazyLock::new(|| Checked::function(Operator::Minus, DataType::Int64));
+static MULTIPLY: LazyLock<ScalarUDF> = LazyLock::new(|| Checked::function(Operator::Multiply, DataType::Int64));
+
+/// One operation of two BIGINTs, or of two doubles.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Checked {
     operator: Operator,
+    data_type: DataType,
     signature: Signature,
 }
 
 impl Checked {
-    fn function(operator: Operator) -> ScalarUDF {
+    fn function(operator: Operator, data_type: DataType) -> ScalarUDF {
         ScalarUDF::from(Self {
             operator,
-            signature: Signature::exact(vec![DataType::Int64, DataType::Int64], Volatility::Immutable),
+            signature: Signature::exact(vec![data_type.clone(), data_type.clone()], Volatility::Immutable),
+            data_type,
         })
     }
 
     fn kernel(&self, left: &dyn Datum, right: &dyn Datum) -> Result<ArrayRef, ArrowError> {
-        match self.operator {
+        let result = match self.operator {
             Operator::Minus => numeric::sub(left, right),
             Operator::Multiply => numeric::mul(left, right),
+            Operator::Divide => numeric::div(left, right),
+            Operator::Modulo => numeric::rem(left, right),
             _ => numeric::add(left, right),
-        }
+        }?;
+        Ok(match result.as_primitive_opt::<Float64Type>() {
+            Some(doubles) => Arc::new(doubles.unary::<_, Float64Type>(one_nan)),
+            None => result,
+        })
     }
 }
 
 impl ScalarUDFImpl for Checked {
     fn name(&self) -> &str {
-        match self.operator {
-            Operator::Minus => "checked_subtract",
-            Operator::Multiply => "checked_multiply",
-            _ => "checked_add",
+        match (&self.operator, &self.data_type) {
+            (Operator::Minus, DataType::Int64) => "checked_subtract",
+            (Operator::Multiply, DataType::Int64) => "checked_multiply",
+            (_, DataType::Int64) => "checked_add",
+            (Operator::Minus, _) => "double_subtract",
+            (Operator::Multiply, _) => "double_multiply",
+            (Operator::Divide, _) => "double_divide",
+            (Operator::Modulo, _) => "double_remainder",
+            _ => "double_add",
         }
     }
 
@@ -111,7 +153,7 @@ impl ScalarUDFImpl for Checked {
     }
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Int64)
+        Ok(self.data_type.clone())
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -189,9 +231,13 @@ impl ScalarUDFImpl for Ranked {
     }
 }
 
+fn one_nan(value: f64) -> f64 {
+    if value.is_nan() { f64::NAN.abs() } else { value }
+}
+
 /// As `f64::total_cmp` orders, with one zero and one NaN.
 pub(crate) fn rank_of(value: f64) -> i64 {
-    let value = if value.is_nan() { f64::NAN.abs() } else { value + 0.0 };
+    let value = one_nan(value) + 0.0;
     let bits = value.to_bits().cast_signed();
     bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed()
 }

@@ -13,6 +13,7 @@ mod compile;
 mod fold;
 mod parse;
 mod partial;
+mod percentile;
 mod refusal;
 mod regroup;
 mod session;

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
 use datafusion::sql::sqlparser::ast::{
     self, ArrayElemTypeDef, ColumnOption, ExactNumberInfo, Expr, SqlOption, Statement, StructField, TimezoneInfo, Value,
 };
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::dialect::{GenericDialect, PostgreSqlDialect};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
@@ -86,7 +86,8 @@ pub(crate) fn parse_file(file: &SourceFile, refusals: &mut Vec<Refusal>) -> Vec<
 
 fn parse_statement(place: &Place<'_>, tokens: &[TokenWithSpan], at: Location) -> Result<Declaration, Refusal> {
     let dialect = PostgreSqlDialect {};
-    let mut parser = Parser::new(&dialect)
+    // PostgreSQL has no STRUCT.
+    let mut parser = Parser::new(&GenericDialect {})
         .with_recursion_limit(RECURSION_LIMIT)
         .with_tokens_with_locations(tokens.to_vec());
     let failed = |error: ParserError, at: Location| syntax_refusal(place, error, at);

@@ -25,7 +25,7 @@ use crate::Stream;
 use crate::aggregates::OrderFreeAggregates;
 use crate::arithmetic::CheckedArithmetic;
 use crate::total_order::TotalOrder;
-use crate::{sums, windows};
+use crate::{percentile, sums, windows};
 
 /// Rows per batch inside a plan.
 const BATCH_ROWS: usize = 16_384;
@@ -60,6 +60,7 @@ pub fn session_context(config: SessionConfig) -> SessionContext {
     for function in sums::functions() {
         context.register_udaf(function);
     }
+    context.register_udaf(percentile::function());
     // Two levels of GROUP BY instead of one would make the lower one the fold.
     context.remove_optimizer_rule("single_distinct_aggregation_to_group_by");
     context

@@ -1,4 +1,4 @@
-//! Both halves by hand: rows of three partitions, a generation at any cut, segments behind it.
+//! Both halves by hand: rows of three partitions of each stream, a generation at any cut, segments behind it.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -6,14 +6,14 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
+use arrow::compute::{cast, concat_batches, filter_record_batch};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use chrono::{DateTime, NaiveDate};
 use foldline_batch_layer::{BatchView, DatePartial, Draft, Generation, Generations, RunKind};
 use foldline_event_log::{Cut, ManualClock, MarkState, Offset, PartitionCut, RecordTime, Tick, Topic, TopicPartition};
 use foldline_serving_layer::{Limits, ServedTopic, Serving, ServingParts};
 use foldline_speed_layer::{PartitionView, RealtimeStore, Segment, Snapshot};
-use foldline_sql::{Catalog, Fold, SourceFile, ViewKind};
+use foldline_sql::{Catalog, Fold, SourceFile, Stream, ViewKind, system_columns};
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use rand::rngs::StdRng;
@@ -44,7 +44,8 @@ SELECT tumble(at, INTERVAL '1 hour') AS hour, count(*) AS n FROM events GROUP BY
 CREATE VIEW active AS SELECT n, count(*) AS users, max(total) AS most FROM users GROUP BY n;
 ";
 
-/// Rows of one partition in offset order.
+/// Rows of each partition in offset order. The partitions of all streams are counted on: those of the first stream are 0,
+/// 1 and 2, those of the second 3, 4 and 5.
 pub(crate) type Log = BTreeMap<u32, RecordBatch>;
 
 #[derive(Debug, Default)]
@@ -58,7 +59,7 @@ impl RealtimeStore for Held {
 
 pub(crate) struct Platform {
     pub(crate) catalog: Arc<Catalog>,
-    pub(crate) topic: Topic,
+    pub(crate) topics: Vec<Topic>,
     pub(crate) store: Arc<InMemory>,
     pub(crate) generations: Generations,
     pub(crate) realtime: Arc<Held>,
@@ -84,19 +85,24 @@ impl Platform {
         let clock = ManualClock::new(START_MS + 86_400_000);
         let generations = Generations::new(store.clone(), Arc::new(clock.clone()), 60_000, 10);
         let realtime = Arc::new(Held::default());
-        let topic = Topic {
-            name: "events".to_owned(),
+        let topic = |stream: &Arc<Stream>| Topic {
+            name: stream.topic.clone(),
             incarnation: Uuid::from_u128(1),
             partitions: PARTITIONS,
         };
-        let served = ServedTopic {
-            stream: Arc::clone(&catalog.streams()[0]),
-            topic: topic.clone(),
-            origins: vec![Offset(ORIGIN); PARTITIONS as usize],
-        };
+        let topics: Vec<Topic> = catalog.streams().iter().map(topic).collect();
+        let served = catalog
+            .streams()
+            .iter()
+            .zip(&topics)
+            .map(|(stream, topic)| ServedTopic {
+                stream: Arc::clone(stream),
+                topic: topic.clone(),
+                origins: vec![Offset(ORIGIN); PARTITIONS as usize],
+            });
         let serving = Serving::new(ServingParts {
             catalog: Arc::clone(&catalog),
-            topics: vec![served],
+            topics: served.collect(),
             generations: generations.clone(),
             realtime: realtime.clone(),
             archive: None,
@@ -106,12 +112,17 @@ impl Platform {
         });
         Self {
             catalog,
-            topic,
+            topics,
             store,
             generations,
             realtime,
             serving,
         }
+    }
+
+    /// The stream of a partition of a [`Log`].
+    pub(crate) fn stream(&self, partition: u32) -> &Arc<Stream> {
+        &self.catalog.streams()[(partition / PARTITIONS) as usize]
     }
 
     pub(crate) fn fold(&self, view: &str) -> Arc<Fold> {
@@ -121,30 +132,32 @@ impl Platform {
         }
     }
 
-    fn folds(&self) -> Vec<(String, String, Arc<Fold>)> {
-        let folds = self.catalog.folds_of("events").into_iter();
+    /// Id, name and fold of every view over `stream`.
+    fn folds(&self, stream: &Stream) -> Vec<(String, String, Arc<Fold>)> {
+        let folds = self.catalog.folds_of(&stream.name).into_iter();
         folds
             .map(|(view, fold)| (view.id.clone(), view.name.clone(), fold))
             .collect()
     }
 
     pub(crate) fn partition(&self, number: u32) -> TopicPartition {
-        self.topic.partition(number)
+        self.topics[(number / PARTITIONS) as usize].partition(number % PARTITIONS)
     }
 
     /// Publishes a generation at `cuts`, with one partial per event date, but for the views called `without`.
     pub(crate) async fn publish(&self, log: &Log, cuts: &BTreeMap<u32, u64>, without: &[&str]) -> Arc<Generation> {
-        let below: Vec<RecordBatch> = cuts
-            .iter()
-            .map(|(partition, cut)| between(&log[partition], 0..*cut))
-            .collect();
+        let mut below: BTreeMap<&str, Vec<RecordBatch>> = BTreeMap::new();
+        for (partition, cut) in cuts {
+            let rows = between(&log[partition], 0..*cut);
+            below.entry(&self.stream(*partition).name).or_default().push(rows);
+        }
+        let streams = self.catalog.streams().iter();
+        let folds = streams.flat_map(|stream| self.folds(stream));
         let mut views = BTreeMap::new();
-        for (id, name, fold) in self.folds() {
-            if without.contains(&name.as_str()) {
-                continue;
-            }
+        for (id, name, fold) in folds.filter(|(_, name, _)| !without.contains(&name.as_str())) {
             let mut dates = Vec::new();
-            for (date, rows) in by_date(&below) {
+            let below = below.get(fold.stream().name.as_str());
+            for (date, rows) in below.map(|below| by_date(fold.stream(), below)).unwrap_or_default() {
                 let bytes = fold.partial(&rows).await.unwrap();
                 let keys = bytes.keys() as u64;
                 let bytes = bytes.encode().unwrap();
@@ -164,7 +177,7 @@ impl Platform {
         let partitions = cuts.iter().map(|(partition, cut)| PartitionCut {
             partition: self.partition(*partition),
             next: Offset(*cut),
-            marks: marks(&log[partition], *cut),
+            marks: marks(self.stream(*partition), &log[partition], *cut),
         });
         let draft = Draft {
             attempt: Uuid::new_v4(),
@@ -190,7 +203,7 @@ impl Platform {
                 let rows = between(&log[partition], pair[0]..pair[1]);
                 let half = rows.num_rows() / 2;
                 let mut views = std::collections::HashMap::new();
-                for (id, name, fold) in self.folds() {
+                for (id, name, fold) in self.folds(self.stream(*partition)) {
                     if without.contains(&name.as_str()) {
                         continue;
                     }
@@ -207,7 +220,7 @@ impl Platform {
                     ticks: (Tick(START_MS), Tick(START_MS)),
                     views,
                     failed: std::collections::HashMap::new(),
-                    marks: marks(&log[partition], pair[1]),
+                    marks: marks(self.stream(*partition), &log[partition], pair[1]),
                 }));
             }
             let until = Offset(*bounds.last().unwrap());
@@ -333,32 +346,35 @@ pub(crate) fn between(rows: &RecordBatch, offsets: Range<u64>) -> RecordBatch {
     filter_record_batch(rows, &wanted.collect()).unwrap()
 }
 
-fn marks(rows: &RecordBatch, until: u64) -> MarkState {
+fn marks(stream: &Stream, rows: &RecordBatch, until: u64) -> MarkState {
     let below = between(rows, 0..until);
-    let times = below
-        .column_by_name("at")
-        .unwrap()
-        .as_primitive::<TimestampMicrosecondType>();
     MarkState {
         record_time: None,
-        max_event_time: times.values().iter().copied().max(),
+        max_event_time: event_times(stream, &below).into_iter().max(),
     }
 }
 
-fn by_date(batches: &[RecordBatch]) -> BTreeMap<NaiveDate, RecordBatch> {
-    let all = concat_batches(&batches[0].schema(), batches).unwrap();
-    let times = all
-        .column_by_name("at")
+/// Microseconds since 1970.
+pub(crate) fn event_times(stream: &Stream, rows: &RecordBatch) -> Vec<i64> {
+    let name = stream.event_time.as_deref().unwrap_or(system_columns::RECORD_TIME);
+    let times = cast(
+        rows.column_by_name(name).unwrap(),
+        &DataType::Timestamp(TimeUnit::Microsecond, None),
+    );
+    times
         .unwrap()
-        .as_primitive::<TimestampMicrosecondType>();
-    let date = |micros: i64| DateTime::from_timestamp_micros(micros).unwrap().date_naive();
-    let dates: std::collections::BTreeSet<NaiveDate> = times.values().iter().map(|micros| date(*micros)).collect();
+        .as_primitive::<TimestampMicrosecondType>()
+        .values()
+        .to_vec()
+}
+
+fn by_date(stream: &Stream, batches: &[RecordBatch]) -> BTreeMap<NaiveDate, RecordBatch> {
+    let all = concat_batches(&batches[0].schema(), batches).unwrap();
+    let date = |micros: &i64| DateTime::from_timestamp_micros(*micros).unwrap().date_naive();
+    let dates_of_rows: Vec<NaiveDate> = event_times(stream, &all).iter().map(date).collect();
+    let dates: std::collections::BTreeSet<NaiveDate> = dates_of_rows.iter().copied().collect();
     let of_date = |wanted: NaiveDate| {
-        let wanted = times
-            .values()
-            .iter()
-            .map(|micros| Some(date(*micros) == wanted))
-            .collect();
+        let wanted = dates_of_rows.iter().map(|date| Some(*date == wanted)).collect();
         filter_record_batch(&all, &wanted).unwrap()
     };
     dates.into_iter().map(|date| (date, of_date(date))).collect()

@@ -1,0 +1,7 @@
+-- Values in the order of time.
+-- events: shop grid=720 seed=5
+CREATE STREAM events (id BIGINT NOT NULL, user_id TEXT, kind TEXT, at TIMESTAMPTZ NOT NULL)
+WITH (event_time = 'at', lateness = '1 hour', unique_key = 'id', unique_within = '1 day', partitions = 3);
+
+CREATE VIEW v AS
+SELECT user_id, array_agg(kind ORDER BY at) AS kinds FROM events GROUP BY user_id;

@@ -1,0 +1,7 @@
+-- A date as key.
+-- events: shop
+CREATE STREAM events (id BIGINT NOT NULL, price DECIMAL(18, 2), day DATE, at TIMESTAMPTZ NOT NULL)
+WITH (event_time = 'at', lateness = '1 hour', unique_key = 'id', unique_within = '1 day', partitions = 3);
+
+CREATE VIEW v AS
+SELECT day, count(*) AS n, sum(price) AS s FROM events GROUP BY day;

@@ -1,0 +1,7 @@
+-- The sum over the three largest.
+-- events: shop
+CREATE STREAM events (id BIGINT NOT NULL, user_id TEXT, at TIMESTAMPTZ NOT NULL)
+WITH (event_time = 'at', lateness = '1 hour', unique_key = 'id', unique_within = '1 day', partitions = 3);
+
+CREATE VIEW v AS
+SELECT sum(n) AS of_three FROM (SELECT user_id, count(*) AS n FROM events GROUP BY 1 ORDER BY n DESC LIMIT 3);

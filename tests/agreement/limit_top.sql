@@ -1,0 +1,9 @@
+-- The three most active; equal counts are ordered by all columns.
+-- events: shop records=30
+CREATE STREAM events (id BIGINT NOT NULL, user_id TEXT, at TIMESTAMPTZ NOT NULL)
+WITH (event_time = 'at', lateness = '1 hour', unique_key = 'id', unique_within = '1 day', partitions = 3);
+
+CREATE VIEW v AS
+SELECT user_id, count(*) AS n FROM events GROUP BY user_id ORDER BY n DESC LIMIT 3;
+
+-- duckdb v: SELECT user_id, count(*) AS n FROM events GROUP BY user_id ORDER BY n DESC, user_id NULLS FIRST LIMIT 3

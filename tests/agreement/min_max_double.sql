@@ -1,0 +1,7 @@
+-- Extremes of doubles.
+-- events: shop
+CREATE STREAM events (id BIGINT NOT NULL, kind TEXT, ratio DOUBLE, at TIMESTAMPTZ NOT NULL)
+WITH (event_time = 'at', lateness = '1 hour', unique_key = 'id', unique_within = '1 day', partitions = 3);
+
+CREATE VIEW v AS
+SELECT kind, min(ratio) AS lo, max(ratio) AS hi, max(ratio) - min(ratio) AS spread FROM events GROUP BY kind;

@@ -1,0 +1,16 @@
+-- NaN stands behind everything but NULL in an ascending order.
+-- event 0: {"k": "a", "x": 0, "y": 0, "at": "2024-01-10T00:00:00Z"}
+-- event 1: {"k": "a", "x": 1.5, "y": 1, "at": "2024-01-10T00:00:00Z"}
+-- event 2: {"k": "a", "x": -0.0, "y": 1, "at": "2024-01-10T00:00:00Z"}
+-- event 0: {"k": "b", "x": 0, "y": 1, "at": "2024-01-10T00:00:00Z"}
+-- event 1: {"k": "b", "x": -0.0, "y": 2, "at": "2024-01-10T00:00:00Z"}
+-- event 2: {"k": "b", "x": null, "y": 1, "at": "2024-01-10T00:00:00Z"}
+-- event 0: {"k": "c", "x": 1, "y": 0, "at": "2024-01-10T00:00:00Z"}
+-- event 1: {"k": "c", "x": 2, "y": 1, "at": "2024-01-10T00:00:00Z"}
+-- event 2: {"k": "d", "x": 1, "y": 0, "at": "2024-01-10T00:00:00Z"}
+-- event 0: {"k": "d", "x": -1, "y": 0, "at": "2024-01-10T00:00:00Z"}
+-- event 1: {"k": "a", "x": 0, "y": 0, "at": "2024-01-10T00:00:00Z"}
+CREATE STREAM events (k TEXT, x DOUBLE, y DOUBLE, at TIMESTAMPTZ NOT NULL) WITH (event_time = 'at', partitions = 3);
+
+CREATE VIEW v AS
+SELECT array_agg(k ORDER BY x / y) AS ks, last_value(k ORDER BY x / y NULLS FIRST) AS last FROM events;

@@ -1,0 +1,16 @@
+-- In MIN and MAX -0.0 is 0.0.
+-- event 0: {"k": "a", "x": 0, "y": 0, "at": "2024-01-10T00:00:00Z"}
+-- event 1: {"k": "a", "x": 1.5, "y": 1, "at": "2024-01-10T00:00:00Z"}
+-- event 2: {"k": "a", "x": -0.0, "y": 1, "at": "2024-01-10T00:00:00Z"}
+-- event 0: {"k": "b", "x": 0, "y": 1, "at": "2024-01-10T00:00:00Z"}
+-- event 1: {"k": "b", "x": -0.0, "y": 2, "at": "2024-01-10T00:00:00Z"}
+-- event 2: {"k": "b", "x": null, "y": 1, "at": "2024-01-10T00:00:00Z"}
+-- event 0: {"k": "c", "x": 1, "y": 0, "at": "2024-01-10T00:00:00Z"}
+-- event 1: {"k": "c", "x": 2, "y": 1, "at": "2024-01-10T00:00:00Z"}
+-- event 2: {"k": "d", "x": 1, "y": 0, "at": "2024-01-10T00:00:00Z"}
+-- event 0: {"k": "d", "x": -1, "y": 0, "at": "2024-01-10T00:00:00Z"}
+-- event 1: {"k": "a", "x": 0, "y": 0, "at": "2024-01-10T00:00:00Z"}
+CREATE STREAM events (k TEXT, x DOUBLE, y DOUBLE, at TIMESTAMPTZ NOT NULL) WITH (event_time = 'at', partitions = 3);
+
+CREATE VIEW v AS
+SELECT k, min(x) AS lo, max(x) AS hi FROM events WHERE k IN ('a', 'b') GROUP BY k;

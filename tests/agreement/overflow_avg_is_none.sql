@@ -1,0 +1,11 @@
+-- An average has no such end: it is a double of a 128-bit sum.
+-- event 0: {"n": 9223372036854775807, "at": "2024-01-10T00:00:00Z"}
+-- event 1: {"n": -9223372036854775808, "at": "2024-01-10T00:00:00Z"}
+-- event 2: {"n": 9223372036854775806, "at": "2024-01-10T00:00:00Z"}
+-- event 0: {"n": 0, "at": "2024-01-10T00:00:00Z"}
+-- event 1: {"n": null, "at": "2024-01-10T00:00:00Z"}
+-- event 2: {"n": -9223372036854775807, "at": "2024-01-10T00:00:00Z"}
+CREATE STREAM events (n BIGINT, at TIMESTAMPTZ NOT NULL) WITH (event_time = 'at', partitions = 3);
+
+CREATE VIEW v AS
+SELECT avg(n) AS a, count(*) AS c FROM events WHERE n > 0;

@@ -1,0 +1,7 @@
+-- The rows themselves; a repeated one is not there.
+-- events: shop
+CREATE STREAM events (id BIGINT NOT NULL, user_id TEXT, kind TEXT, amount BIGINT, at TIMESTAMPTZ NOT NULL)
+WITH (event_time = 'at', lateness = '1 hour', unique_key = 'id', unique_within = '1 day', partitions = 3);
+
+CREATE VIEW v AS
+SELECT id, user_id, kind, amount, at FROM events;

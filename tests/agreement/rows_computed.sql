@@ -1,0 +1,7 @@
+-- Rows with computed columns.
+-- events: shop
+CREATE STREAM events (id BIGINT NOT NULL, kind TEXT, amount BIGINT, price DECIMAL(18, 2), at TIMESTAMPTZ NOT NULL)
+WITH (event_time = 'at', lateness = '1 hour', unique_key = 'id', unique_within = '1 day', partitions = 3);
+
+CREATE VIEW v AS
+SELECT id, upper(kind) AS kind, amount * 2 + 1 AS a, price * 1.1 AS p, date_trunc('hour', at) AS hour FROM events;

@@ -1,0 +1,9 @@
+-- A running sum by range takes equals together.
+-- events: shop
+CREATE STREAM events (id BIGINT NOT NULL, user_id TEXT, kind TEXT, amount BIGINT, at TIMESTAMPTZ NOT NULL)
+WITH (event_time = 'at', lateness = '1 hour', unique_key = 'id', unique_within = '1 day', partitions = 3);
+
+CREATE VIEW v AS
+SELECT user_id, kind, n, sum(n) OVER (ORDER BY n) AS s, count(*) OVER (PARTITION BY user_id) AS kinds
+FROM (SELECT user_id, kind, count(*) AS n, sum(amount) AS s FROM events
+WHERE user_id IS NOT NULL AND kind IS NOT NULL GROUP BY 1, 2);

@@ -1,0 +1,9 @@
+-- Different texts joined.
+-- events: shop
+CREATE STREAM events (id BIGINT NOT NULL, user_id TEXT, kind TEXT, at TIMESTAMPTZ NOT NULL)
+WITH (event_time = 'at', lateness = '1 hour', unique_key = 'id', unique_within = '1 day', partitions = 3);
+
+CREATE VIEW v AS
+SELECT user_id, string_agg(DISTINCT kind, ',') AS kinds FROM events GROUP BY user_id;
+
+-- duckdb v: SELECT user_id, string_agg(DISTINCT kind, ',' ORDER BY kind) AS kinds FROM events GROUP BY user_id

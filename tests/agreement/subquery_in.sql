@@ -1,0 +1,8 @@
+-- Users among those who gained.
+-- events: shop
+CREATE STREAM events (id BIGINT NOT NULL, user_id TEXT, amount BIGINT, at TIMESTAMPTZ NOT NULL)
+WITH (event_time = 'at', lateness = '1 hour', unique_key = 'id', unique_within = '1 day', partitions = 3);
+
+CREATE VIEW v AS
+SELECT user_id, n FROM (SELECT user_id, count(*) AS n FROM events GROUP BY 1)
+WHERE user_id IN (SELECT user_id FROM events WHERE amount > 15 GROUP BY 1);

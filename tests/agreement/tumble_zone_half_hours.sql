@@ -1,0 +1,7 @@
+-- Days of Kathmandu, five hours and three quarters ahead.
+-- events: shop grid=15
+CREATE STREAM events (id BIGINT NOT NULL, day DATE, at TIMESTAMPTZ NOT NULL)
+WITH (event_time = 'at', lateness = '1 hour', unique_key = 'id', unique_within = '1 day', partitions = 3);
+
+CREATE VIEW v AS
+SELECT tumble(at, INTERVAL '1 day', timezone => 'Asia/Kathmandu') AS day, count(*) AS n FROM events GROUP BY 1;

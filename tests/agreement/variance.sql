@@ -1,0 +1,9 @@
+-- Variances.
+-- events: shop
+CREATE STREAM events (id BIGINT NOT NULL, kind TEXT, ratio DOUBLE, at TIMESTAMPTZ NOT NULL)
+WITH (event_time = 'at', lateness = '1 hour', unique_key = 'id', unique_within = '1 day', partitions = 3);
+
+CREATE VIEW v AS
+SELECT kind, var(ratio) AS s, var_pop(ratio) AS p FROM events GROUP BY kind;
+
+-- duckdb v: SELECT kind, var_samp(ratio) AS s, var_pop(ratio) AS p FROM events GROUP BY kind

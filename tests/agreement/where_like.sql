@@ -1,0 +1,7 @@
+-- Patterns.
+-- events: shop
+CREATE STREAM events (id BIGINT NOT NULL, kind TEXT, at TIMESTAMPTZ NOT NULL)
+WITH (event_time = 'at', lateness = '1 hour', unique_key = 'id', unique_within = '1 day', partitions = 3);
+
+CREATE VIEW v AS
+SELECT kind, count(*) AS n FROM events WHERE kind LIKE '%i%' OR kind ILIKE 'B_Y' GROUP BY kind;

@@ -1,0 +1,7 @@
+-- Comparisons with NULL are no truth.
+-- events: shop
+CREATE STREAM events (id BIGINT NOT NULL, user_id TEXT, kind TEXT, amount BIGINT, at TIMESTAMPTZ NOT NULL)
+WITH (event_time = 'at', lateness = '1 hour', unique_key = 'id', unique_within = '1 day', partitions = 3);
+
+CREATE VIEW v AS
+SELECT kind, count(*) AS n FROM events WHERE NOT (amount > 0) OR user_id IS NULL GROUP BY kind;
