@@ -4,6 +4,7 @@
 //! did per second of wall clock and per second of one core (the processor time of the whole process).
 
 mod sums;
+mod views;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,7 +26,7 @@ use foldline_serving_layer::read::{Filter, ReadRequest};
 use foldline_serving_layer::seam::Mode;
 use foldline_serving_layer::{Limits, ServedTopic, Serving, ServingParts};
 use foldline_speed_layer::{SpeedLayer, SpeedSettings};
-use foldline_sql::{Catalog, Fold, SourceFile, Stream};
+use foldline_sql::{Catalog, Fold, Partial, SourceFile, Stream};
 use tokio_util::sync::CancellationToken;
 
 use crate::Setting;
@@ -63,7 +64,7 @@ const PEAK_SECONDS: f64 = 8.0;
 /// Events by which the log may be ahead of the layers meanwhile.
 const LAG_MAX: u64 = 400_000;
 
-/// Print figures of this machine: decode, fold, log, sums, archive, recompute, replay, point reads
+/// Print figures of this machine: decode, fold, log, views, sums, archive, recompute, replay, point reads
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  foldline bench --events 1500000")]
 pub(crate) struct Bench {
@@ -112,6 +113,7 @@ impl Bench {
         work.decode()?;
         work.append().await?;
         work.read().await?;
+        views::measure(&work).await?;
         sums::measure().await?;
         // The steps that use many threads run where they run in an installation.
         let folder = folder.to_owned();
@@ -204,14 +206,14 @@ impl Work {
         }
         timer.stop("log read", rows, bytes);
         for (index, what) in ["by partner and day", "by user"].into_iter().enumerate() {
-            self.read_and_fold(index, what).await?;
+            self.read_and_fold(&self.fold(index), &format!("read, decode, judge, fold {what}"))
+                .await?;
         }
         Ok(())
     }
 
     /// One task, as for one partition of the speed layer: read, decode, judge, fold, merge.
-    async fn read_and_fold(&self, index: usize, what: &str) -> anyhow::Result<()> {
-        let fold = self.fold(index);
+    async fn read_and_fold(&self, fold: &Fold, what: &str) -> anyhow::Result<Partial> {
         let start = ReaderStart {
             next: Offset(0),
             marks: MarkState::default(),
@@ -229,18 +231,23 @@ impl Work {
         .await?;
         let timer = Timer::start();
         let (mut rows, mut bytes) = (0, 0);
-        let mut partials = Vec::new();
+        // Runs, largest first, as in a segment.
+        let mut runs: Vec<Partial> = Vec::new();
         while let Progress::Batch(batch) = reader.next(READ_BYTES, Duration::ZERO).await? {
             rows += batch.rows.num_rows();
             bytes += batch.raw_bytes;
-            partials.push(fold.partial(&batch.rows).await?);
-            if partials.len() == 16 {
-                partials = vec![fold.merge(&partials).await?];
+            runs.push(fold.partial(&batch.rows).await?);
+            while let [.., larger, smaller] = runs.as_slice()
+                && larger.keys() <= 2 * smaller.keys()
+            {
+                let merged = fold.merge(&[larger.clone(), smaller.clone()]).await?;
+                runs.truncate(runs.len() - 2);
+                runs.push(merged);
             }
         }
-        fold.merge(&partials).await?;
-        timer.stop(&format!("read, decode, judge, fold {what}"), rows, bytes);
-        Ok(())
+        let state = fold.merge(&runs).await?;
+        timer.stop(what, rows, bytes);
+        Ok(state)
     }
 
     async fn layers(&self, folder: &Path, answers: tokio::runtime::Handle) -> anyhow::Result<()> {

@@ -1,8 +1,10 @@
 //! The command on data of its own: import, answers, batch runs, the audit, damage, and restarts.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::cli::{foldline, text, write};
 
@@ -116,30 +118,56 @@ impl Folder {
             .read_line(&mut line)
             .unwrap();
         assert!(line.contains("listening on http://127.0.0.1:"), "{line}");
-        Running(child)
+        let address = line.rsplit("http://").next().unwrap().split_whitespace().next();
+        Running {
+            address: address.unwrap().to_owned(),
+            child,
+        }
     }
 }
 
+/// Whether the foldline at `address` answers over all that it replays.
+fn ready(address: &str) -> bool {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET /readyz HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.contains(" 200 ")
+}
+
 /// A `foldline run`; killed at the end.
-pub(crate) struct Running(Child);
+pub(crate) struct Running {
+    address: String,
+    child: Child,
+}
 
 impl Running {
+    /// Waits until its answers are over all that it replays.
+    fn ready(self) -> Self {
+        let since = Instant::now();
+        while !ready(&self.address) {
+            assert!(since.elapsed() < Duration::from_secs(60), "not ready within a minute");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self
+    }
+
     pub(crate) fn kill_minus_9(mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     pub(crate) fn terminate(mut self) {
-        let pid = self.0.id().to_string();
+        let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        assert!(self.0.wait().unwrap().success());
+        assert!(self.child.wait().unwrap().success());
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
@@ -209,7 +237,7 @@ fn commands_work_without_a_running_foldline() {
 #[test]
 fn a_running_foldline_is_asked_and_a_killed_one_is_not() {
     let folder = Folder::with_visits();
-    let running = folder.start();
+    let running = folder.start().ready();
     assert_eq!(folder.ok(&["query", TOTALS, "--format", "csv"]), EXPECTED);
     let second = folder.no(&["run"]);
     assert!(second.contains("another foldline"), "{second}");

@@ -325,5 +325,6 @@ fn killed_at_any_moment_the_answer_is_the_same() {
         last.end().await;
     });
     let packs = checkpoint_files(&world).len();
-    assert!(packs < 60, "{packs} files");
+    // A checkpoint every millisecond; a pack stays while a segment that nothing was merged into yet lies in it.
+    assert!(packs < 150, "{packs} files");
 }
