@@ -17,6 +17,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 use serde::Serialize;
 
+use crate::calendar::Length;
 use crate::{Catalog, Class, Derived, Fold, Growth, View, ViewKind, session_context};
 
 /// A view, and every view and part of one that it is made of.
@@ -61,6 +62,13 @@ pub struct Retention {
     pub hidden_after_ms: i64,
     /// Window column of the answer.
     pub column: String,
+}
+
+impl Retention {
+    /// The length as people write it.
+    fn length(&self) -> Length {
+        Length::Fixed(self.hidden_after_ms.saturating_mul(1000))
+    }
 }
 
 /// The two kinds of plans.
@@ -125,7 +133,7 @@ pub struct Key {
 /// An aggregate and its state.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Aggregate {
-    /// As planned: what a view writes may take several, and share them.
+    /// As planned: what a view writes may take several, which others share.
     pub name: String,
     /// The columns of the answer that are computed with it.
     pub gives: Vec<String>,
@@ -262,12 +270,27 @@ impl ViewPlan {
             hidden_after_ms: *hidden_after_ms,
             column: column.clone(),
         });
+        let plan = match &view.kind {
+            ViewKind::Fold(fold) => ViewShape::Fold(Box::new(fold.describe()?)),
+            ViewKind::Derived(derived) => ViewShape::Derived(AboveFolds {
+                finish: derived.plan_lines(),
+                pushed_down: pushed_down(catalog, derived)?,
+            }),
+        };
+        let class = match (&plan, &view.part_of) {
+            // A part has the class of its whole view only where it computes something of that class.
+            (ViewShape::Fold(fold), Some(_)) => {
+                let classes = fold.aggregates.iter().map(|aggregate| aggregate.class);
+                classes.max().unwrap_or(Class::Exact)
+            }
+            _ => view.class,
+        };
         Ok(Self {
             view: view.name.clone(),
             id: view.id.clone(),
             part_of: view.part_of.clone(),
             sql: view.sql.clone(),
-            class: view.class,
+            class,
             reads: view.reads.clone(),
             columns: view
                 .schema
@@ -276,13 +299,7 @@ impl ViewPlan {
                 .map(|field| StateColumn::new(field.name(), field.data_type()))
                 .collect(),
             retention,
-            plan: match &view.kind {
-                ViewKind::Fold(fold) => ViewShape::Fold(Box::new(fold.describe()?)),
-                ViewKind::Derived(derived) => ViewShape::Derived(AboveFolds {
-                    finish: derived.plan_lines(),
-                    pushed_down: pushed_down(catalog, derived)?,
-                }),
-            },
+            plan,
         })
     }
 }
@@ -300,9 +317,7 @@ impl Window {
     pub(crate) fn new(window: WindowKind) -> Self {
         let put_together = match window {
             WindowKind::Tumble { .. } => "the start of the window is a key column: nothing is put together",
-            WindowKind::Hop { .. } => {
-                "panes are stored; when it is finished, each pane goes to every window that it lies in"
-            }
+            WindowKind::Hop { .. } => "panes are stored, and finish takes each for every window that it lies in",
             WindowKind::Session { .. } => {
                 "fragments are stored (start, last time, state); every merge unites those of a key that are closer than \
                  the gap"
@@ -408,6 +423,38 @@ pub(crate) fn lines(displayed: &dyn fmt::Display) -> Vec<String> {
     displayed.to_string().lines().map(str::to_owned).collect()
 }
 
+/// `name` of a plan as it would be written: `count(*)`, and intervals as their lengths.
+pub(crate) fn tidy(name: &str) -> String {
+    const INTERVAL: &str = "IntervalMonthDayNano { ";
+    let mut tidied = String::new();
+    let mut rest = name;
+    while let Some((before, behind)) = rest.split_once(INTERVAL) {
+        let Some((fields, behind)) = behind.split_once(" }") else {
+            break;
+        };
+        let quoted = before
+            .strip_suffix("IntervalMonthDayNano(\"")
+            .zip(behind.strip_prefix("\")"));
+        let (before, behind) = quoted.unwrap_or((before, behind));
+        tidied += before;
+        tidied += &interval(fields).unwrap_or_else(|| format!("{INTERVAL}{fields} }}"));
+        rest = behind;
+    }
+    (tidied + rest).replace("count(Int64(1))", "count(*)")
+}
+
+/// `months: 0, days: 1, nanoseconds: 0` as a length.
+fn interval(fields: &str) -> Option<String> {
+    let mut numbers = fields.split(", ").map(|field| field.split_once(": ")?.1.parse().ok());
+    let (months, days, nanoseconds): (i64, i64, i64) = (numbers.next()??, numbers.next()??, numbers.next()??);
+    let micros = days.checked_mul(86_400_000_000)?.checked_add(nanoseconds / 1000)?;
+    match (months, micros) {
+        (months, 0) if months != 0 => Some(Length::Months(months).to_string()),
+        (0, micros) => Some(Length::Fixed(micros).to_string()),
+        _ => None,
+    }
+}
+
 /// The filters of `derived` itself that reach the folds below, as the optimiser leaves them.
 fn pushed_down(catalog: &Catalog, derived: &Derived) -> Result<Vec<Pushed>> {
     let state = session_context(SessionConfig::new()).state();
@@ -466,5 +513,25 @@ impl TableProvider for Answer {
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         plan_err!("what is explained is not run")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_tidied_and_what_is_no_interval_is_left() {
+        let day = "IntervalMonthDayNano { months: 0, days: 1, nanoseconds: 0 }";
+        let name = format!("tumble(at, {day}) as tumble(at,IntervalMonthDayNano(\"{day}\"),Utf8(\"UTC\"))");
+        assert_eq!(tidy(&name), "tumble(at, 1 day) as tumble(at,1 day,Utf8(\"UTC\"))");
+        assert_eq!(tidy("count(Int64(1))@2 > 1"), "count(*)@2 > 1");
+        for left in [
+            "IntervalMonthDayNano { months: 1, days: 1, nanoseconds: 0 }",
+            "IntervalMonthDayNano { months: 1",
+            "IntervalMonthDayNano { x }",
+        ] {
+            assert_eq!(tidy(left), left);
+        }
     }
 }

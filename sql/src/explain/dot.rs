@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::text::bytes;
-use super::{Explanation, FoldPlan, ViewPlan, ViewShape};
+use super::{Explanation, FoldPlan, ViewPlan, ViewShape, tidy};
 
 pub(super) fn draw(explanation: &Explanation) -> String {
     let mut graph = format!("digraph {} {{\n  node [shape=box];\n", quoted(&explanation.view.view));
@@ -43,10 +43,11 @@ pub(super) fn draw(explanation: &Explanation) -> String {
         let mut lines = vec![format!("{} ({})", view.view, view.class.word())];
         let columns = view.columns.iter();
         lines.extend(columns.map(|column| format!("{}: {}", column.name, column.data_type)));
-        lines.extend(view.retention.iter().map(|retention| {
-            let seconds = retention.hidden_after_ms / 1000;
-            format!("{} hidden after {seconds} s", retention.column)
-        }));
+        lines.extend(
+            view.retention
+                .iter()
+                .map(|retention| format!("{} hidden after {}", retention.column, retention.length())),
+        );
         node(&mut graph, &name, "ellipse", &lines);
         edge(&mut graph, &finish, &name, "");
     }
@@ -85,7 +86,7 @@ fn fold(graph: &mut String, view: &str, fold: &FoldPlan) {
         graph,
         &partial,
         &merge,
-        &format!("{} per key", bytes(fold.bytes_per_key)),
+        &format!("per key: {}", bytes(fold.bytes_per_key)),
     );
 
     let mut lines = vec!["finish".to_owned()];
@@ -98,7 +99,7 @@ fn fold(graph: &mut String, view: &str, fold: &FoldPlan) {
 
 fn node(graph: &mut String, id: &str, shape: &str, lines: &[String]) {
     // Lines that end with \l stand left.
-    let label: String = lines.iter().map(|line| escaped(line) + "\\l").collect();
+    let label: String = lines.iter().map(|line| escaped(&tidy(line)) + "\\l").collect();
     writeln!(graph, "  {} [shape={shape}, label=\"{label}\"];", quoted(id)).expect("a String takes it");
 }
 

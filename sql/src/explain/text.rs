@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{AboveFolds, Bytes, Explanation, FoldPlan, VARIABLE_BYTES, ViewPlan, ViewShape};
+use super::{AboveFolds, Bytes, Explanation, FoldPlan, VARIABLE_BYTES, ViewPlan, ViewShape, tidy};
 
 pub(super) fn draw(explanation: &Explanation) -> String {
     let mut text = String::new();
@@ -14,7 +14,7 @@ pub(super) fn draw(explanation: &Explanation) -> String {
         Ok(())
     });
     written.expect("a String takes whatever is written");
-    text
+    tidy(&text)
 }
 
 fn view(text: &mut String, what: &str, view: &ViewPlan) -> std::fmt::Result {
@@ -25,11 +25,10 @@ fn view(text: &mut String, what: &str, view: &ViewPlan) -> std::fmt::Result {
     writeln!(text, "class: {}", view.class.word())?;
     writeln!(text, "reads: {}", view.reads.join(", "))?;
     if let Some(retention) = &view.retention {
-        let seconds = retention.hidden_after_ms / 1000;
+        let (column, length) = (&retention.column, retention.length());
         writeln!(
             text,
-            "retention: hidden when {} is {seconds} s before the latest event",
-            retention.column
+            "retention: hidden when {column} is {length} before the latest event"
         )?;
     }
     match &view.plan {
@@ -68,7 +67,7 @@ fn fold(text: &mut String, fold: &FoldPlan) -> std::fmt::Result {
     }
     writeln!(
         text,
-        "about {} for each key (text taken for {VARIABLE_BYTES} bytes)",
+        "a key with its state: about {} (text taken for {VARIABLE_BYTES} bytes)",
         bytes(fold.bytes_per_key)
     )?;
     writeln!(text, "\nmerge: {}", fold.merge)?;

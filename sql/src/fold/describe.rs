@@ -14,7 +14,8 @@ use datafusion::physical_plan::{ExecutionPlan, displayable};
 use super::Fold;
 use crate::Growth;
 use crate::aggregates::{class_of_fold, growth};
-use crate::explain::{Aggregate, Bytes, FoldPlan, Key, SearchedBy, StateColumn, Window, lines};
+use crate::explain::{Aggregate, Bytes, FoldPlan, Key, SearchedBy, StateColumn, Window, lines, tidy};
+use crate::windows::Regrouping;
 
 impl Fold {
     pub(crate) fn describe(&self) -> Result<FoldPlan> {
@@ -43,7 +44,7 @@ impl Fold {
                 state.push(StateColumn::new(field.name(), field.data_type()));
             }
             aggregates.push(Aggregate {
-                name: aggregate.name().to_owned(),
+                name: tidy(aggregate.name()),
                 gives: self.outputs_of(values + index),
                 class: class_of_fold(aggregate.fun().name()),
                 growth,
@@ -60,7 +61,13 @@ impl Fold {
         let above = finish.iter().position(|line| line.contains("AggregateExec"));
         finish.truncate(above.unwrap_or(finish.len()));
         let indent = "  ".repeat(finish.len());
-        finish.push(format!("{indent}Aggregate: final, in key order"));
+        let (merge, last) = match self.regroup.as_ref().map(|regroup| &regroup.by) {
+            Some(Regrouping::Session(_)) => ("fragments united to sessions, then ", ""),
+            Some(Regrouping::Hop(_)) => ("", ", over panes fanned out to hops"),
+            None => ("", ""),
+        };
+        let merge = format!("{merge}the same aggregates over states, by key");
+        finish.push(format!("{indent}Aggregate: final, in key order{last}"));
         let outputs = self.output_schema.fields().iter();
         let mut searched_by: Vec<SearchedBy> = outputs
             .filter_map(|field| {
@@ -80,7 +87,7 @@ impl Fold {
             bytes_per_key: weights.fold(Bytes::default(), Bytes::and),
             keys,
             aggregates,
-            merge: "the same aggregates over states, by key".to_owned(),
+            merge,
             finish,
             searched_by,
         })
