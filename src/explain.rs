@@ -1,19 +1,32 @@
 //! `foldline explain`: what a view compiles to.
 
-use clap::Args;
-use foldline_sql::ViewKind;
+use clap::{Args, ValueEnum};
+use foldline_sql::explain::Explanation;
 
 use crate::Setting;
 use crate::failure::Failure;
-use crate::output::say;
+use crate::output::{say, write};
 use crate::pipelines;
 
-/// Print the fold of a view: partial plan, state columns, merge, finish plan
+/// Print the fold of a view: classes, state and its bytes per key, merge, finish plan, what is pushed down
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  foldline explain product_days")]
+#[command(
+    after_help = "Examples:\n  foldline explain product_days\n  foldline explain product_days --format dot | dot -Tsvg > fold.svg"
+)]
 pub(crate) struct Explain {
     /// Name of the view
     view: String,
+    /// Text for people, JSON for programs, a graph for Graphviz
+    #[arg(long, value_enum, default_value = "text")]
+    format: Drawing,
+}
+
+/// How a fold is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Drawing {
+    Text,
+    Json,
+    Dot,
 }
 
 impl Explain {
@@ -26,22 +39,11 @@ impl Explain {
             let sentence = format!("there is no view \"{}\"; there are: {}", self.view, known.join(", "));
             return Err(Failure::Usage(sentence).into());
         };
-        say!("view: {} (id {})\nsql: {}", view.name, view.id, view.sql);
-        match &view.kind {
-            ViewKind::Fold(fold) => say!("{}", fold.explain()),
-            ViewKind::Derived(derived) => {
-                say!(
-                    "reads: {}\n\nfinished at read time, over the merged answers:\n{}",
-                    view.reads.join(", "),
-                    derived.explain()
-                );
-                let parts = view.reads.iter().filter_map(|name| catalog.view(name));
-                for part in parts.filter(|part| part.part_of.is_some()) {
-                    if let ViewKind::Fold(fold) = &part.kind {
-                        say!("\npart: {} (id {})\n{}", part.name, part.id, fold.explain());
-                    }
-                }
-            }
+        let explanation = Explanation::new(&catalog, view)?;
+        match self.format {
+            Drawing::Text => write(explanation.text().as_bytes()),
+            Drawing::Json => say!("{}", serde_json::to_string_pretty(&explanation)?),
+            Drawing::Dot => write(explanation.dot().as_bytes()),
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -12,14 +12,13 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{
-    BinaryExpr, ColumnarValue, Expr, Operator, ScalarFunctionArgs, ScalarUDFImpl, Signature,
-    TableProviderFilterPushDown, Volatility,
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDFImpl, Signature, TableProviderFilterPushDown, Volatility,
 };
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use foldline_batch_layer::Archive;
-use foldline_sql::{Fold, KeyRange, Stream, View, system_columns};
+use foldline_sql::{Fold, Stream, View, system_columns};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::merge::{self, Keys, MergeError};
@@ -36,91 +35,6 @@ pub(crate) struct FoldTable {
     pub(crate) seam: Arc<Seam>,
 }
 
-impl FoldTable {
-    /// The key column that `filter` fixes, and to which values.
-    fn key_of(&self, filter: &Expr) -> Option<(usize, Vec<ArrayRef>)> {
-        let (column, values) = equalities(filter)?;
-        self.key_values(&column, values)
-    }
-
-    /// The key column that `filter` bounds.
-    fn range_of(&self, filter: &Expr) -> Option<KeyRange> {
-        let (column, operator, value) = comparison(filter)?;
-        let (position, mut values) = self.key_values(column, vec![value.clone()])?;
-        let bound = values.pop();
-        let (lower, upper) = match operator {
-            Operator::Gt | Operator::GtEq => (bound, None),
-            Operator::Lt | Operator::LtEq => (None, bound),
-            _ => return None,
-        };
-        Some(KeyRange { position, lower, upper })
-    }
-
-    /// The position of a key column, and `values` as arrays of its type.
-    fn key_values(&self, column: &str, values: Vec<ScalarValue>) -> Option<(usize, Vec<ArrayRef>)> {
-        let position = self.fold.key_of_output(column)?;
-        let key_type = self.fold.state_schema().field(position).data_type();
-        if key_type.is_floating() {
-            return None; // They have equal values of different bytes.
-        }
-        let array = |value: ScalarValue| {
-            let fits = !value.is_null() && value.data_type() == *key_type;
-            value.to_array().ok().filter(|_| fits)
-        };
-        Some((position, values.into_iter().map(array).collect::<Option<_>>()?))
-    }
-}
-
-/// `column operator value`, whichever way round it is written.
-fn comparison(filter: &Expr) -> Option<(&str, Operator, &ScalarValue)> {
-    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else {
-        return None;
-    };
-    match (left.as_ref(), right.as_ref()) {
-        (Expr::Column(column), Expr::Literal(value, _)) => Some((&column.name, *op, value)),
-        (Expr::Literal(value, _), Expr::Column(column)) => Some((&column.name, op.swap()?, value)),
-        _ => None,
-    }
-}
-
-/// `column = value`, `column IN (values)`, and OR of these over one column.
-fn equalities(filter: &Expr) -> Option<(String, Vec<ScalarValue>)> {
-    match filter {
-        Expr::BinaryExpr(BinaryExpr {
-            left,
-            op: Operator::Eq,
-            right,
-        }) => match (left.as_ref(), right.as_ref()) {
-            (Expr::Column(column), Expr::Literal(value, _)) | (Expr::Literal(value, _), Expr::Column(column)) => {
-                Some((column.name.clone(), vec![value.clone()]))
-            }
-            _ => None,
-        },
-        Expr::BinaryExpr(BinaryExpr {
-            left,
-            op: Operator::Or,
-            right,
-        }) => {
-            let (column, mut values) = equalities(left)?;
-            let (other, more) = equalities(right)?;
-            values.extend(more);
-            (column == other).then_some((column, values))
-        }
-        Expr::InList(list) if !list.negated => {
-            let Expr::Column(column) = list.expr.as_ref() else {
-                return None;
-            };
-            let literal = |item: &Expr| match item {
-                Expr::Literal(value, _) => Some(value.clone()),
-                _ => None,
-            };
-            let values = list.list.iter().map(literal).collect::<Option<Vec<_>>>()?;
-            Some((column.name.clone(), values))
-        }
-        _ => None,
-    }
-}
-
 #[async_trait]
 impl TableProvider for FoldTable {
     fn schema(&self) -> SchemaRef {
@@ -132,11 +46,7 @@ impl TableProvider for FoldTable {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        let support = |filter: &&Expr| match self.key_of(filter).is_some() || self.range_of(filter).is_some() {
-            true => TableProviderFilterPushDown::Inexact,
-            false => TableProviderFilterPushDown::Unsupported,
-        };
-        Ok(filters.iter().map(support).collect())
+        Ok(self.fold.supports_filters(filters))
     }
 
     async fn scan(
@@ -146,9 +56,9 @@ impl TableProvider for FoldTable {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let ranges = merge::bounds(filters.iter().filter_map(|filter| self.range_of(filter)).collect());
+        let ranges = merge::bounds(filters.iter().filter_map(|filter| self.fold.range_of(filter)).collect());
         let keys = Keys::any_of(
-            filters.iter().filter_map(|filter| self.key_of(filter)).collect(),
+            filters.iter().filter_map(|filter| self.fold.keys_of(filter)).collect(),
             &ranges,
         );
         let keys =

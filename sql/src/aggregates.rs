@@ -34,50 +34,67 @@ pub(crate) enum Folding {
     Refused(&'static str, &'static str),
 }
 
-/// Every aggregate that DataFusion ships; a test compares this with its registry.
-pub(crate) const AGGREGATES: &[(&str, Folding)] = &[
-    ("any_value", Folding::Exact),
-    ("approx_distinct", Folding::Approximate),
-    ("approx_median", Folding::Approximate),
-    ("approx_percentile_cont", Folding::Approximate),
+/// How the state of one key grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Growth {
+    /// As large after any number of rows.
+    Constant,
+    /// With the different values of a key.
+    DistinctValues,
+    /// With the buckets that the values of a key lie in.
+    Buckets,
+    /// With the rows of a key.
+    Rows,
+}
+
+/// Every aggregate that DataFusion ships, and how its state grows without DISTINCT; a test compares this with its
+/// registry.
+pub(crate) const AGGREGATES: &[(&str, Folding, Growth)] = &[
+    ("any_value", Folding::Exact, Growth::Constant),
+    ("approx_distinct", Folding::Approximate, Growth::Constant),
+    ("approx_median", Folding::Approximate, Growth::Buckets),
+    ("approx_percentile_cont", Folding::Approximate, Growth::Buckets),
     (
         "approx_percentile_cont_with_weight",
         Folding::Refused(T_DIGEST.0, T_DIGEST.1),
+        Growth::Constant,
     ),
-    ("array_agg", Folding::Exact),
-    ("avg", Folding::Exact),
-    ("bit_and", Folding::Exact),
-    ("bit_or", Folding::Exact),
-    ("bit_xor", Folding::Exact),
-    ("bool_and", Folding::Exact),
-    ("bool_or", Folding::Exact),
-    ("corr", Folding::ExactUnlessOver),
-    ("count", Folding::Exact),
-    ("covar_pop", Folding::ExactUnlessOver),
-    ("covar_samp", Folding::ExactUnlessOver),
-    ("first_value", Folding::Exact),
-    ("grouping", Folding::Exact),
-    ("last_value", Folding::Exact),
-    ("max", Folding::Exact),
-    ("median", Folding::Exact),
-    ("min", Folding::Exact),
-    ("nth_value", Folding::Exact),
-    ("percentile_cont", Folding::Exact),
-    ("regr_avgx", Folding::ExactUnlessOver),
-    ("regr_avgy", Folding::ExactUnlessOver),
-    ("regr_count", Folding::Exact),
-    ("regr_intercept", Folding::ExactUnlessOver),
-    ("regr_r2", Folding::ExactUnlessOver),
-    ("regr_slope", Folding::ExactUnlessOver),
-    ("regr_sxx", Folding::ExactUnlessOver),
-    ("regr_sxy", Folding::ExactUnlessOver),
-    ("regr_syy", Folding::ExactUnlessOver),
-    ("stddev", Folding::ExactUnlessOver),
-    ("stddev_pop", Folding::ExactUnlessOver),
-    ("string_agg", Folding::Exact),
-    ("sum", Folding::Exact),
-    ("var", Folding::ExactUnlessOver),
-    ("var_pop", Folding::ExactUnlessOver),
+    ("array_agg", Folding::Exact, Growth::Rows),
+    ("avg", Folding::Exact, Growth::Constant),
+    ("bit_and", Folding::Exact, Growth::Constant),
+    ("bit_or", Folding::Exact, Growth::Constant),
+    ("bit_xor", Folding::Exact, Growth::Constant),
+    ("bool_and", Folding::Exact, Growth::Constant),
+    ("bool_or", Folding::Exact, Growth::Constant),
+    ("corr", Folding::ExactUnlessOver, Growth::Constant),
+    ("count", Folding::Exact, Growth::Constant),
+    ("covar_pop", Folding::ExactUnlessOver, Growth::Constant),
+    ("covar_samp", Folding::ExactUnlessOver, Growth::Constant),
+    ("first_value", Folding::Exact, Growth::Constant),
+    ("grouping", Folding::Exact, Growth::Constant),
+    ("last_value", Folding::Exact, Growth::Constant),
+    ("max", Folding::Exact, Growth::Constant),
+    ("median", Folding::Exact, Growth::Rows),
+    ("min", Folding::Exact, Growth::Constant),
+    // The first n rows of every partial: a merge keeps them all.
+    ("nth_value", Folding::Exact, Growth::Rows),
+    ("percentile_cont", Folding::Exact, Growth::Rows),
+    ("regr_avgx", Folding::ExactUnlessOver, Growth::Constant),
+    ("regr_avgy", Folding::ExactUnlessOver, Growth::Constant),
+    ("regr_count", Folding::Exact, Growth::Constant),
+    ("regr_intercept", Folding::ExactUnlessOver, Growth::Constant),
+    ("regr_r2", Folding::ExactUnlessOver, Growth::Constant),
+    ("regr_slope", Folding::ExactUnlessOver, Growth::Constant),
+    ("regr_sxx", Folding::ExactUnlessOver, Growth::Constant),
+    ("regr_sxy", Folding::ExactUnlessOver, Growth::Constant),
+    ("regr_syy", Folding::ExactUnlessOver, Growth::Constant),
+    ("stddev", Folding::ExactUnlessOver, Growth::Constant),
+    ("stddev_pop", Folding::ExactUnlessOver, Growth::Constant),
+    ("string_agg", Folding::Exact, Growth::Rows),
+    ("sum", Folding::Exact, Growth::Constant),
+    ("var", Folding::ExactUnlessOver, Growth::Constant),
+    ("var_pop", Folding::ExactUnlessOver, Growth::Constant),
 ];
 
 const T_DIGEST: (&str, &str) = (
@@ -87,8 +104,18 @@ const T_DIGEST: (&str, &str) = (
 
 /// How the aggregate called `name` folds.
 pub(crate) fn folding(name: &str) -> Option<Folding> {
-    let found = AGGREGATES.iter().find(|(known, _)| *known == name);
-    found.map(|(_, folding)| *folding)
+    let found = AGGREGATES.iter().find(|(known, ..)| *known == name);
+    found.map(|(_, folding, _)| *folding)
+}
+
+/// How the state of the aggregate called `name` grows, one of [`AGGREGATES`] or of those that stand for them.
+pub(crate) fn growth(name: &str) -> Growth {
+    let found = AGGREGATES.iter().find(|(known, ..)| *known == name);
+    match found {
+        Some((.., growth)) => *growth,
+        None if name == quantiles::SKETCH => Growth::Buckets,
+        None => Growth::Constant,
+    }
 }
 
 /// Aggregates whose answer depends on the order of rows.
@@ -103,16 +130,22 @@ pub(crate) const ORDER_SENSITIVE: &[&str] = &[
 
 /// How exact the value of `expression` is.
 pub(crate) fn class_of(expression: &Expr) -> Class {
-    let name = match expression {
-        // What is left of an approximate percentile below its projection.
-        Expr::AggregateFunction(function) if function.func.name() == quantiles::SKETCH => return Class::Approximate,
-        Expr::AggregateFunction(function) => function.func.name(),
-        Expr::WindowFunction(function) => function.fun.name(),
-        _ => return Class::Exact,
-    };
+    match expression {
+        Expr::AggregateFunction(function) => class_of_fold(function.func.name()),
+        Expr::WindowFunction(function) => match folding(function.fun.name()) {
+            Some(Folding::ExactUnlessOver) => Class::Rounding,
+            _ => class_of_fold(function.fun.name()),
+        },
+        _ => Class::Exact,
+    }
+}
+
+/// How exact the aggregate called `name` is when it folds.
+pub(crate) fn class_of_fold(name: &str) -> Class {
     match folding(name) {
-        Some(Folding::ExactUnlessOver) if matches!(expression, Expr::WindowFunction(_)) => Class::Rounding,
         Some(Folding::Approximate) => Class::Approximate,
+        // What is left of an approximate percentile below its projection.
+        None if name == quantiles::SKETCH => Class::Approximate,
         _ => Class::Exact,
     }
 }
@@ -326,7 +359,7 @@ mod tests {
         let mut shipped: Vec<&str> = state.aggregate_functions().values().map(|known| known.name()).collect();
         shipped.sort_unstable();
         shipped.dedup();
-        let mut classed: Vec<&str> = AGGREGATES.iter().map(|(name, _)| *name).collect();
+        let mut classed: Vec<&str> = AGGREGATES.iter().map(|(name, ..)| *name).collect();
         classed.sort_unstable();
         assert_eq!(shipped, classed);
     }

@@ -8,6 +8,8 @@
 //! change. A window whose beginning the clocks show twice begins at the later of the two that its time has reached; one
 //! whose beginning they skip begins when they have skipped it.
 
+use std::fmt;
+
 use arrow::datatypes::IntervalMonthDayNano;
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, Offset, TimeDelta, TimeZone};
 use chrono_tz::Tz;
@@ -40,6 +42,33 @@ impl Length {
             Self::Fixed(micros) => micros % MICROS_PER_DAY == 0,
             Self::Months(_) => true,
         }
+    }
+}
+
+/// Units of lengths, the largest first, in microseconds.
+const UNITS: &[(i64, &str)] = &[
+    (7 * MICROS_PER_DAY, "week"),
+    (MICROS_PER_DAY, "day"),
+    (3_600_000_000, "hour"),
+    (60_000_000, "minute"),
+    (1_000_000, "second"),
+    (1_000, "millisecond"),
+    (1, "microsecond"),
+];
+/// The same in months.
+const CALENDAR_UNITS: &[(i64, &str)] = &[(12, "year"), (1, "month")];
+
+/// In the largest unit that it is a multiple of: `90 minutes`, `1 day`.
+impl fmt::Display for Length {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (length, units) = match *self {
+            Self::Fixed(micros) => (micros, UNITS),
+            Self::Months(months) => (months, CALENDAR_UNITS),
+        };
+        let whole = units.iter().find(|(unit, _)| length % unit == 0);
+        let (unit, name) = whole.expect("every length is a multiple of 1");
+        let count = length / unit;
+        write!(formatter, "{count} {name}{}", if count == 1 { "" } else { "s" })
     }
 }
 
@@ -77,6 +106,11 @@ impl Windows {
             Length::Fixed(_) => shift,
         };
         Ok(Self { size, origin, zone })
+    }
+
+    /// Their length.
+    pub(crate) fn size(&self) -> Length {
+        self.size
     }
 
     /// Windows of another length at the same origin.
@@ -297,6 +331,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn lengths_are_written_in_their_largest_unit() {
+        let written = |interval| Length::of(interval, "size").expect("a size").to_string();
+        assert_eq!(written(hours(1)), "1 hour");
+        assert_eq!(
+            written(IntervalMonthDayNano::new(0, 0, 5_400_000_000_000)),
+            "90 minutes"
+        );
+        assert_eq!(written(hours(48)), "2 days");
+        assert_eq!(written(days(14)), "2 weeks");
+        assert_eq!(written(months(12)), "1 year");
+        assert_eq!(written(months(15)), "15 months");
     }
 
     #[test]

@@ -334,7 +334,7 @@ impl Derived {
     }
 
     /// The plan as DataFusion prints it.
-    pub fn explain(&self) -> String {
-        self.plan.display_indent().to_string()
+    pub(crate) fn plan_lines(&self) -> Vec<String> {
+        crate::explain::lines(&self.plan.display_indent())
     }
 }

@@ -366,7 +366,7 @@ fn function_of(
         } else {
             let mut known: Vec<&str> = state.scalar_functions().keys().map(String::as_str).collect();
             known.sort_unstable();
-            known.extend(AGGREGATES.iter().map(|(name, _)| *name));
+            known.extend(AGGREGATES.iter().map(|(name, ..)| *name));
             Err(place.refuse(at, format!("there is no function {name}"), nearest(&name, &known)))
         };
     };
@@ -401,7 +401,7 @@ fn nearest(name: &str, known: &[&str]) -> String {
 fn aggregate(place: &Place<'_>, function: &Function, name: &str, at: Location) -> Result<(), Refusal> {
     match folding(name) {
         None => {
-            let known: Vec<&str> = AGGREGATES.iter().map(|(name, _)| *name).collect();
+            let known: Vec<&str> = AGGREGATES.iter().map(|(name, ..)| *name).collect();
             return Err(place.refuse(
                 at,
                 format!("aggregate {name} is not taken"),

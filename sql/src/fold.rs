@@ -14,7 +14,9 @@
 //!
 //! The three are the same `AggregateExec`, rebuilt in another mode; so batch, speed and serving run one definition.
 
+mod describe;
 mod plain;
+mod search;
 
 use std::sync::Arc;
 
@@ -26,7 +28,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{ScalarValue, plan_err};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::SessionState;
+use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
@@ -34,12 +36,13 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
-use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
+use datafusion::physical_plan::{ExecutionPlan, collect};
 
+use crate::explain::WindowKind;
 use crate::partial::{sorted_by_key, with_schema};
 use crate::regroup::Regroup;
 use crate::session::{Rows, task_context};
-use crate::windows::{Regrouping, SESSION_TIME, carry_session_end, regrouping};
+use crate::windows::{Regrouping, SESSION_TIME, carry_session_end, names_regrouped, regrouping, windows_of};
 use crate::{Partial, Stream, system_columns};
 
 /// Number of the layout and meaning of stored partials. Raise it when either changes: state under another number is
@@ -110,6 +113,8 @@ pub struct Fold {
     key_columns: usize,
     /// For windows that are put together from states: hops and sessions.
     regroup: Option<Regroup>,
+    /// The windows of the GROUP BY.
+    windows: Vec<WindowKind>,
 }
 
 impl Fold {
@@ -136,7 +141,7 @@ impl Fold {
             aggregate.input_schema(),
         )?;
         let key_columns = aggregate.group_expr().num_group_exprs();
-        let regroup = regroup_of(&plan, aggregate, key_columns, &partial.schema())?;
+        let regroup = regroup_of(&plan, aggregate, key_columns)?;
         let mut input_columns: Vec<String> = rows_schema(input)?
             .fields()
             .iter()
@@ -160,6 +165,7 @@ impl Fold {
             output_schema: Arc::clone(output_schema),
             key_columns,
             regroup,
+            windows: windows_of(&plan)?,
             partial: Arc::new(partial),
             whole,
             top,
@@ -232,36 +238,6 @@ impl Fold {
         let index = self.output_schema.index_of(name).ok()?;
         let stored = |key: &usize| self.regroup.as_ref().is_none_or(|regroup| regroup.window != *key);
         trace_to_key(&self.top, index).filter(|key| *key < self.key_columns && stored(key))
-    }
-
-    /// The partial plan, the merge and the finish plan, as DataFusion prints them.
-    pub fn explain(&self) -> String {
-        let state: Vec<String> = self
-            .state_schema
-            .fields()
-            .iter()
-            .enumerate()
-            .map(|(index, field)| {
-                let role = if index < self.key_columns { "key  " } else { "state" };
-                format!("  {role} {}: {}", field.name(), field.data_type())
-            })
-            .collect();
-        let partial: Arc<dyn ExecutionPlan> = Arc::clone(&self.partial) as _;
-        let finish = displayable(self.top.as_ref()).indent(false).to_string();
-        let finish: Vec<&str> = finish
-            .lines()
-            .take_while(|line| !line.contains("AggregateExec"))
-            .collect();
-        format!(
-            "stream: {}\nleft out: duplicate rows{}\n\npartial (rows to state):\n{}\nstate columns:\n{}\n\n\
-             merge: the same aggregates over states, by key\n\nfinish (merged states to answer):\n{}\n  Aggregate: final, in \
-             key order\n",
-            self.stream.name,
-            if self.windowed { ", late rows" } else { "" },
-            displayable(partial.as_ref()).indent(false),
-            state.join("\n"),
-            finish.join("\n"),
-        )
     }
 
     /// Folds rows into a partial. `rows` holds at least [`Fold::input_columns`], found by name; duplicates, and late
@@ -356,11 +332,16 @@ impl Fold {
 
     async fn try_plain(&self, rows: &[RecordBatch]) -> Result<RecordBatch> {
         let counted: Vec<RecordBatch> = rows.iter().map(|batch| self.counted(batch)).collect::<Result<_>>()?;
+        let source = MemorySourceConfig::try_new_exec(&[counted], rows_schema(self.partial.input())?, None)?;
+        self.plain_over(&(source as _), task_context()).await
+    }
+
+    /// The answer of plain SQL over `source`, the rows that count.
+    async fn plain_over(&self, source: &Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> Result<RecordBatch> {
         let values = match &self.regroup {
-            None => collect(over_rows(Arc::clone(&self.whole), &counted)?, task_context()).await?,
+            None => collect(over_source(Arc::clone(&self.whole), source)?, context).await?,
             Some(_) => {
-                let plan = over_rows(Arc::clone(&self.partial) as _, &counted)?;
-                let states = collect(plan, task_context()).await?;
+                let states = collect(over_source(Arc::clone(&self.partial) as _, source)?, context).await?;
                 let states = states.iter().map(|states| with_schema(states, &self.state_schema));
                 self.values_of(states.collect::<Result<_, _>>()?).await?
             }
@@ -466,12 +447,7 @@ fn batches_of(partials: &[&Partial]) -> Vec<RecordBatch> {
 }
 
 /// The regrouping that the GROUP BY of `plan`, planned as `aggregate`, asks for.
-fn regroup_of(
-    plan: &LogicalPlan,
-    aggregate: &AggregateExec,
-    key_columns: usize,
-    state: &Schema,
-) -> Result<Option<Regroup>> {
+fn regroup_of(plan: &LogicalPlan, aggregate: &AggregateExec, key_columns: usize) -> Result<Option<Regroup>> {
     let mut by = None;
     plan.apply(|node| {
         if let LogicalPlan::Aggregate(aggregate) = node {
@@ -488,10 +464,7 @@ fn regroup_of(
     })?;
     let Some(by) = by else { return Ok(None) };
     let groups = aggregate.group_expr();
-    let window = groups.expr().iter().position(|(_, name)| {
-        let name = name.rsplit_once(" AS ").map_or(name.as_str(), |(name, _)| name);
-        name.starts_with("hop(") || name.starts_with("session(")
-    });
+    let window = groups.expr().iter().position(|(_, name)| names_regrouped(name));
     let Some(window) = window.filter(|_| !groups.has_grouping_set()) else {
         return plan_err!("hop and session stand in a plain GROUP BY, under a name that the planner keeps");
     };
@@ -512,7 +485,6 @@ fn regroup_of(
             end += before.state_fields()?.len();
         }
     }
-    debug_assert!(end <= state.fields().len());
     Ok(Some(Regroup {
         by,
         window,

@@ -10,6 +10,7 @@ mod calendar;
 mod catalog;
 mod check;
 mod compile;
+pub mod explain;
 mod fold;
 mod parse;
 mod partial;
@@ -22,6 +23,7 @@ mod sums;
 mod total_order;
 mod windows;
 
+pub use aggregates::Growth;
 pub use catalog::{Catalog, Column, Derived, EventTimeFormat, SourceFile, Stream, UniqueKey, View, ViewKind};
 pub use check::MULTIPLYING_FUNCTIONS;
 pub use fold::{Class, Fold, FoldError};

@@ -27,6 +27,7 @@ use datafusion::logical_expr::{
 };
 
 use crate::calendar::{Length, Windows};
+use crate::explain::WindowKind;
 
 /// The functions that a GROUP BY may hold as its window.
 pub(crate) const WINDOWS: &[&str] = &["tumble", "hop", "session"];
@@ -51,9 +52,16 @@ pub(crate) fn is_window(expression: &Expr) -> bool {
 
 /// Whether a column called `name` is the window of a GROUP BY.
 pub(crate) fn names_window(name: &str) -> bool {
-    WINDOWS
-        .iter()
-        .any(|window| name.strip_prefix(window).is_some_and(|rest| rest.starts_with('(')))
+    WINDOWS.iter().any(|window| is_call(name, window))
+}
+
+/// The same of a window whose states are regrouped.
+pub(crate) fn names_regrouped(name: &str) -> bool {
+    is_call(name, "hop") || is_call(name, "session")
+}
+
+fn is_call(name: &str, function: &str) -> bool {
+    name.strip_prefix(function).is_some_and(|rest| rest.starts_with('('))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -336,6 +344,14 @@ impl Hops {
         })
     }
 
+    fn kind(&self) -> WindowKind {
+        WindowKind::Hop {
+            slide: self.slides.size().to_string(),
+            size: self.size.to_string(),
+            pane: self.panes.size().to_string(),
+        }
+    }
+
     /// Starts of the windows that the pane which begins at `pane` lies in, the latest first. `None` when one is out of
     /// range.
     pub(crate) fn of_pane(&self, pane: i64) -> Option<Vec<i64>> {
@@ -381,6 +397,46 @@ pub(crate) fn regrouping(group: &Expr) -> Result<Option<Regrouping>> {
         "session" => Some(Regrouping::Session(gap(&constants()?)?)),
         _ => None,
     })
+}
+
+/// The windows in the GROUP BY of `plan`, each once.
+pub(crate) fn windows_of(plan: &LogicalPlan) -> Result<Vec<WindowKind>> {
+    let mut found = Vec::new();
+    let mut add = |expression: &Expr| -> Result<TreeNodeRecursion> {
+        if let Expr::ScalarFunction(function) = expression
+            && is_window(expression)
+        {
+            let constants = Constants::of(function.args.get(1..).unwrap_or_default());
+            let kind = match (function.name(), constants) {
+                ("hop", constants) => Hops::new(&constants?)?.kind(),
+                ("session", constants) => WindowKind::Session {
+                    gap: Length::Fixed(gap(&constants?)?).to_string(),
+                },
+                (_, Ok(constants)) => WindowKind::Tumble {
+                    size: Length::of(constants.interval(0), "size")?.to_string(),
+                    timezone: constants.zone.map(|zone| zone.name().to_owned()),
+                },
+                // Its length is computed, and known when it runs.
+                (_, Err(_)) => WindowKind::Tumble {
+                    size: function.args.get(1).map(Expr::to_string).unwrap_or_default(),
+                    timezone: None,
+                },
+            };
+            if !found.contains(&kind) {
+                found.push(kind);
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    };
+    plan.apply(|node| {
+        if let LogicalPlan::Aggregate(aggregate) = node {
+            for group in &aggregate.group_expr {
+                group.apply(&mut add)?;
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(found)
 }
 
 /// A hop or session of `plan` that is not a whole expression of the GROUP BY of a stream, where alone it means a window.

@@ -9,4 +9,5 @@ mod agreement;
 mod arrows;
 mod cli;
 mod crashes;
+mod explain;
 mod installation;

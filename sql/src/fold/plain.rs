@@ -8,13 +8,12 @@ use arrow::datatypes::SchemaRef;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use datafusion::physical_plan::{ExecutionPlan, collect};
 use futures::{Stream, StreamExt};
 
-use super::{Fold, FoldError, over_source, rows_schema};
-use crate::partial::with_schema;
+use super::{Fold, FoldError, rows_schema};
 use crate::session::task_context;
 
 impl Fold {
@@ -49,16 +48,7 @@ impl Fold {
         let context = TaskContext::default()
             .with_session_config(task_context().session_config().clone())
             .with_runtime(runtime);
-        let context = Arc::new(context);
-        let values = match &self.regroup {
-            None => collect(over_source(Arc::clone(&self.whole), &source)?, context).await?,
-            Some(_) => {
-                let states = collect(over_source(Arc::clone(&self.partial) as _, &source)?, context).await?;
-                let states = states.iter().map(|states| with_schema(states, &self.state_schema));
-                self.values_of(states.collect::<Result<_, _>>()?).await?
-            }
-        };
-        self.answer(&values).await
+        self.plain_over(&source, Arc::new(context)).await
     }
 }
 
