@@ -27,7 +27,7 @@ grammar:
 
 # Mutated files of tests/agreement to the compiler, which must compile or refuse each. FOLDLINE_FUZZ_SEED makes others.
 fuzz:
-	FOLDLINE_FUZZ_SECONDS=$${FOLDLINE_FUZZ_SECONDS:-600} cargo test --workspace --test it mutated_files -- --nocapture
+	FOLDLINE_FUZZ_SECONDS=$${FOLDLINE_FUZZ_SECONDS:-600} cargo test --workspace --test it mutated_files -- --ignored --nocapture
 
 # Real data against DuckDB, with kills and rubbish: make real-data DATA=folder. Takes minutes; python3 makes itself a
 # virtual environment below target, with duckdb from the package index.
