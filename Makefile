@@ -1,6 +1,6 @@
 # What people and CI type. Everything runs with cargo alone.
 
-.PHONY: demo test lint bench soak real-data corpus-duckdb
+.PHONY: demo test lint bench soak grammar fuzz real-data corpus-duckdb
 
 # The whole platform on generated events: builds, then serves the page until Ctrl-C.
 demo:
@@ -20,6 +20,14 @@ bench:
 # Crashes and agreement for longer than a test run may take: FOLDLINE_SOAK raises the number of rounds.
 soak:
 	FOLDLINE_SOAK=1 cargo test --workspace -- --nocapture soak
+
+# Views made by chance against plain SQL. FOLDLINE_GRAMMAR_SEED makes others, FOLDLINE_GRAMMAR=0 goes on without end.
+grammar:
+	FOLDLINE_GRAMMAR=$${FOLDLINE_GRAMMAR:-2000} cargo test --workspace --test it generated_views -- --nocapture
+
+# Mutated files of tests/agreement to the compiler, which must compile or refuse each. FOLDLINE_FUZZ_SEED makes others.
+fuzz:
+	FOLDLINE_FUZZ_SECONDS=$${FOLDLINE_FUZZ_SECONDS:-600} cargo test --workspace --test it mutated_files -- --ignored --nocapture
 
 # Real data against DuckDB, with kills and rubbish: make real-data DATA=folder. Takes minutes; python3 makes itself a
 # virtual environment below target, with duckdb from the package index.

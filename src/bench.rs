@@ -427,7 +427,15 @@ fn declared(stream: &Stream, columns: &[String]) -> Vec<String> {
 async fn reads(serving: &Serving, load: f64) -> anyhow::Result<()> {
     let mut random = Random(42);
     let point = |_| vec![Filter::parse("user_id", &user(random.next()))];
-    timed_reads(serving, "merged point read", READS, load, point).await?;
+    timed_reads(
+        serving,
+        "merged point read",
+        READS,
+        Duration::from_millis(1),
+        load,
+        point,
+    )
+    .await?;
     // Users are numbered in hexadecimal: 4 * (1 + 16 + 256) of them begin with these three digits.
     let range = |number: usize| {
         let digit = number % 15;
@@ -436,35 +444,50 @@ async fn reads(serving: &Serving, load: f64) -> anyhow::Result<()> {
             Filter::parse("user_id", &format!("lt.{digit:x}ac")),
         ]
     };
-    timed_reads(serving, "merged range read, 1000 rows", READS / 10, load, range).await
+    timed_reads(
+        serving,
+        "1000 merged rows",
+        READS / 10,
+        Duration::from_millis(10),
+        load,
+        range,
+    )
+    .await
 }
 
-/// Times `count` reads of what `filters` says of each.
+/// Times `count` reads of what `filters` says of each, one `every` so often.
 async fn timed_reads(
     serving: &Serving,
     what: &str,
     count: usize,
+    every: Duration,
     load: f64,
     mut filters: impl FnMut(usize) -> Vec<Filter>,
 ) -> anyhow::Result<()> {
     let mut times = Vec::with_capacity(count);
+    let mut due = Instant::now();
     for number in 0..count {
         let request = ReadRequest {
             filters: filters(number),
             limit: Some(1_000),
             ..ReadRequest::default()
         };
-        let since = Instant::now();
+        // One after the other at a steady rate; a read that has to wait for the one before counts from when it was due.
+        due += every;
+        let early = due.saturating_duration_since(Instant::now());
+        std::thread::sleep(early);
+        let since = if early.is_zero() { due } else { Instant::now() };
         serving.read_view("users", request, Mode::Merged).await?;
         times.push(since.elapsed());
     }
     times.sort_unstable();
     let at = |share: f64| times[((count as f64 * share) as usize).min(count - 1)].as_secs_f64() * 1e3;
     say!(
-        "{:<44} p50 {:.2} ms, p99 {:.2} ms, at {load:.0} events/s",
+        "{:<44} p50 {:.2} ms, p99 {:.2} ms, at {:.0} reads/s and {load:.0} events/s",
         format!("{what}, {USERS} keys"),
         at(0.5),
         at(0.99),
+        1.0 / every.as_secs_f64(),
     );
     Ok(())
 }

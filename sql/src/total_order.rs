@@ -137,11 +137,12 @@ fn whole(frame: &WindowFrame) -> bool {
     frame.start_bound.is_unbounded() && frame.end_bound.is_unbounded()
 }
 
-/// Appends every column of `schema` that has an order and is not there yet.
+/// Appends every column of `schema` that is not there yet, arrays and the like behind the others.
 pub(crate) fn complete(order: &mut Vec<SortKey>, schema: &DFSchema) {
-    for (qualifier, field) in schema.iter() {
+    let (nested, plain): (Vec<_>, Vec<_>) = schema.iter().partition(|(_, field)| field.data_type().is_nested());
+    for (qualifier, field) in plain.into_iter().chain(nested) {
         let column = Expr::Column(Column::new(qualifier.cloned(), field.name()));
-        if field.data_type().is_nested() || order.iter().any(|key| key.expr == column) {
+        if order.iter().any(|key| key.expr == column) {
             continue;
         }
         order.push(SortKey {

@@ -9,8 +9,11 @@
 //! | `FOLDLINE_CORPUS_OUT=folder` | writes rows and merged answers there, for another engine to compare |
 
 mod case;
+mod choices;
 mod events;
 mod export;
+mod generated;
+mod grammar;
 mod oracle;
 
 use std::collections::BTreeMap;

@@ -3,6 +3,7 @@
 
 mod explain;
 mod folds;
+mod mutations;
 mod pipelines;
 mod refusals;
 mod rows;

@@ -10,7 +10,8 @@ use arrow::compute::{concat_batches, filter_record_batch, not, or};
 use arrow::datatypes::{DataType, Float64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::datasource::MemTable;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use foldline_event_log::MarkState;
 use foldline_event_log::decode::Decoder;
 use foldline_event_log::marks::Marks;
@@ -199,7 +200,15 @@ pub(crate) async fn answers(
 }
 
 async fn run(session: &SessionContext, sql: &str) -> datafusion::common::Result<RecordBatch> {
-    let frame = session.sql(sql).await?;
+    collected(session.sql(sql).await?).await
+}
+
+/// What `plan` gives in `session`.
+pub(crate) async fn run_plan(session: &SessionContext, plan: LogicalPlan) -> datafusion::common::Result<RecordBatch> {
+    collected(DataFrame::new(session.state(), plan)).await
+}
+
+async fn collected(frame: DataFrame) -> datafusion::common::Result<RecordBatch> {
     let schema = Arc::clone(frame.schema().inner());
     let batches = frame.collect().await?;
     let schema = batches.first().map_or(schema, RecordBatch::schema);
