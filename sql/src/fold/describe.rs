@@ -28,7 +28,11 @@ impl Fold {
             .enumerate()
             .map(|(index, field)| Key {
                 column: StateColumn::new(field.name(), field.data_type()),
-                gives: (index < values).then(|| self.outputs_of(index)).unwrap_or_default(),
+                gives: if index < values {
+                    self.outputs_of(index)
+                } else {
+                    Vec::new()
+                },
                 bytes: Bytes::of(field.data_type()),
             })
             .collect();

@@ -266,7 +266,8 @@ fn mutated_files_compile_or_are_refused() {
             );
             std::fs::write(&last, &text).unwrap();
             let Some(reason) = failure(&text) else { continue };
-            if !failures.lock().unwrap().contains_key(&reason) {
+            let known = failures.lock().unwrap().contains_key(&reason);
+            if !known {
                 let text = format!("number {number}: {reason}\n{}", shrunken(&text));
                 failures.lock().unwrap().insert(reason, text);
             }
