@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::ArrayRef;
 use datafusion::common::ScalarValue;
+use datafusion::logical_expr::Expr;
 use foldline_batch_layer::{GenerationError, Generations};
 use foldline_sql::{Fold, FoldError, KeyLookup, KeyRange, Partial, View};
 
@@ -31,9 +32,16 @@ impl Keys {
         }
     }
 
+    /// The keys of `fold` that `filters` over its answer leave, or more of them.
+    pub fn left_by(fold: &Fold, filters: &[Expr]) -> Result<Self, FoldError> {
+        let columns = filters.iter().filter_map(|filter| fold.keys_of(filter)).collect();
+        let ranges = filters.iter().filter_map(|filter| fold.range_of(filter)).collect();
+        Self::any_of(columns, &bounds(ranges))
+    }
+
     /// The keys that have one of the values in each of the columns (pairs of key position and arrays of one value), and
     /// at least those of them within `ranges`. Repeated values count once: a row found twice would be counted twice.
-    pub fn any_of(columns: Vec<(usize, Vec<ArrayRef>)>, ranges: &[KeyRange]) -> Result<Self, FoldError> {
+    fn any_of(columns: Vec<(usize, Vec<ArrayRef>)>, ranges: &[KeyRange]) -> Result<Self, FoldError> {
         let mut alternatives: Vec<Vec<(usize, ArrayRef)>> = vec![Vec::new()];
         for (position, values) in columns {
             let values = distinct(values);
@@ -80,7 +88,7 @@ impl Keys {
 }
 
 /// One range for each position: a lower bound and an upper one, of those that there are.
-pub fn bounds(ranges: Vec<KeyRange>) -> Vec<KeyRange> {
+fn bounds(ranges: Vec<KeyRange>) -> Vec<KeyRange> {
     let mut joined: Vec<KeyRange> = Vec::new();
     for range in ranges {
         match joined.iter_mut().find(|other| other.position == range.position) {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{Array, ArrayRef, BinaryArray, BooleanArray, RecordBatch, Scalar, StringArray, UInt32Array};
+use arrow::array::{ArrayRef, BinaryArray, BooleanArray, RecordBatch, Scalar, StringArray, UInt32Array};
 use arrow::compute::kernels::cmp;
 use arrow::compute::{
     CastOptions, SortColumn, SortOptions, and_kleene, cast_with_options, concat_batches, filter_record_batch,
@@ -17,10 +17,10 @@ use arrow::error::ArrowError;
 use datafusion::common::ScalarValue;
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{Expr, SortExpr, lit};
-use foldline_sql::{Derived, Fold, FoldError, KeyRange, View, ViewKind};
+use foldline_sql::{Derived, View, ViewKind};
 
 use crate::coverage::type_name;
-use crate::merge::{self, Keys, MergeError};
+use crate::merge::{Keys, MergeError};
 use crate::query::QueryError;
 use crate::seam::{Mode, Seam};
 use crate::serving::{Answer, Inner, Serving};
@@ -202,7 +202,9 @@ impl Inner {
         let seam = self.close(&streams, mode).await?;
         let rows = match &view.kind {
             ViewKind::Fold(fold) => {
-                let keys = keys(fold, &conditions).map_err(MergeError::Fold)?;
+                let filters = conditions.iter().map(Condition::expression);
+                let filters = filters.collect::<Result<Vec<_>, _>>()?;
+                let keys = Keys::left_by(fold, &filters).map_err(MergeError::Fold)?;
                 self.rows_of(view, fold, &seam, &keys).await?
             }
             ViewKind::Derived(derived) => {
@@ -405,33 +407,6 @@ impl Condition {
 
 fn plain_column(name: &str) -> Expr {
     Expr::Column(datafusion::common::Column::new_unqualified(name))
-}
-
-/// The keys that the conditions leave.
-fn keys(fold: &Fold, conditions: &[Condition]) -> Result<Keys, FoldError> {
-    let (mut columns, mut ranges) = (Vec::new(), Vec::new());
-    for condition in conditions {
-        let Some(position) = fold.key_of_output(&condition.column) else {
-            continue;
-        };
-        let key_type = fold.state_schema().field(position).data_type();
-        // Not for doubles: they have equal values of different bytes.
-        if key_type.is_floating() || condition.values.iter().any(|value| value.data_type() != key_type) {
-            continue;
-        }
-        let bound = condition.values.first().cloned();
-        let (lower, upper) = match condition.operator {
-            Operator::Eq | Operator::In => {
-                columns.push((position, condition.values.clone()));
-                continue;
-            }
-            Operator::Gt | Operator::Gte => (bound, None),
-            Operator::Lt | Operator::Lte => (None, bound),
-            _ => continue,
-        };
-        ranges.push(KeyRange { position, lower, upper });
-    }
-    Keys::any_of(columns, &merge::bounds(ranges))
 }
 
 /// Order, bounds and columns of an answer.

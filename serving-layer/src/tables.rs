@@ -21,7 +21,7 @@ use foldline_batch_layer::Archive;
 use foldline_sql::{Fold, Stream, View, system_columns};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::merge::{self, Keys, MergeError};
+use crate::merge::{Keys, MergeError};
 use crate::query::QueryError;
 use crate::seam::Seam;
 use crate::serving::Inner;
@@ -56,11 +56,7 @@ impl TableProvider for FoldTable {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let ranges = merge::bounds(filters.iter().filter_map(|filter| self.fold.range_of(filter)).collect());
-        let keys = Keys::any_of(
-            filters.iter().filter_map(|filter| self.fold.keys_of(filter)).collect(),
-            &ranges,
-        );
+        let keys = Keys::left_by(&self.fold, filters);
         let keys =
             keys.map_err(|error| DataFusionError::External(Box::new(QueryError::from(MergeError::from(error)))))?;
         let rows = self.inner.rows_of(&self.view, &self.fold, &self.seam, &keys).await;

@@ -70,17 +70,10 @@ fn comparison(filter: &Expr) -> Option<(&str, Operator, &ScalarValue)> {
 
 /// `column = value`, `column IN (values)`, and OR of these over one column.
 fn equalities(filter: &Expr) -> Option<(String, Vec<ScalarValue>)> {
+    if let Some((column, Operator::Eq, value)) = comparison(filter) {
+        return Some((column.to_owned(), vec![value.clone()]));
+    }
     match filter {
-        Expr::BinaryExpr(BinaryExpr {
-            left,
-            op: Operator::Eq,
-            right,
-        }) => match (left.as_ref(), right.as_ref()) {
-            (Expr::Column(column), Expr::Literal(value, _)) | (Expr::Literal(value, _), Expr::Column(column)) => {
-                Some((column.name.clone(), vec![value.clone()]))
-            }
-            _ => None,
-        },
         Expr::BinaryExpr(BinaryExpr {
             left,
             op: Operator::Or,

@@ -7,7 +7,7 @@
 use std::mem::size_of;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, BooleanArray, Float64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float64Array};
 use arrow::datatypes::{DataType, Float64Type};
 use datafusion::common::{Result, exec_err, plan_err};
 use datafusion::error::DataFusionError;
@@ -18,7 +18,7 @@ use datafusion::logical_expr::{
 
 use super::exact::{Damaged, ExactSum};
 use super::moments::{Of, stated};
-use super::totals::{Finish, Total};
+use super::totals::{Finish, Total, encoded};
 use crate::arithmetic::{rank_of, value_of};
 
 /// Bits of a double that do not tell buckets apart.
@@ -177,19 +177,7 @@ impl Total for Buckets {
     }
 
     fn states<'a>(totals: impl Iterator<Item = Option<&'a Self>>) -> ArrayRef {
-        let mut states = BinaryBuilder::new();
-        let mut bytes = Vec::new();
-        for total in totals {
-            bytes.clear();
-            match total {
-                Some(total) => {
-                    total.encode(&mut bytes);
-                    states.append_value(&bytes);
-                }
-                None => states.append_null(),
-            }
-        }
-        Arc::new(states.finish())
+        encoded(totals, Self::encode)
     }
 
     fn values<'a>(totals: impl Iterator<Item = Option<(&'a Self, u64)>>, _: &Finish) -> Result<ArrayRef> {

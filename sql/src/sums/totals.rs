@@ -85,6 +85,26 @@ pub(super) trait Distinguishing: Total {
     fn column(values: impl Iterator<Item = Self::Value>) -> PrimitiveArray<Self::Input>;
 }
 
+/// What `encode` appends for each of `totals`, NULL for none.
+pub(super) fn encoded<'a, T: 'a>(
+    totals: impl Iterator<Item = Option<&'a T>>,
+    encode: impl Fn(&T, &mut Vec<u8>),
+) -> ArrayRef {
+    let mut states = BinaryBuilder::new();
+    let mut bytes = Vec::new();
+    for total in totals {
+        bytes.clear();
+        match total {
+            Some(total) => {
+                encode(total, &mut bytes);
+                states.append_value(&bytes);
+            }
+            None => states.append_null(),
+        }
+    }
+    Arc::new(states.finish())
+}
+
 impl Total for ExactSum {
     type Value = f64;
     type States = BinaryArray;
@@ -116,19 +136,7 @@ impl Total for ExactSum {
     }
 
     fn states<'a>(totals: impl Iterator<Item = Option<&'a Self>>) -> ArrayRef {
-        let mut states = BinaryBuilder::new();
-        let mut bytes = Vec::new();
-        for total in totals {
-            bytes.clear();
-            match total {
-                Some(total) => {
-                    total.encode(&mut bytes);
-                    states.append_value(&bytes);
-                }
-                None => states.append_null(),
-            }
-        }
-        Arc::new(states.finish())
+        encoded(totals, Self::encode)
     }
 
     fn values<'a>(totals: impl Iterator<Item = Option<(&'a Self, u64)>>, finish: &Finish) -> Result<ArrayRef> {
@@ -161,32 +169,91 @@ impl Distinguishing for ExactSum {
     }
 }
 
-/// The exact sum of squares.
-#[derive(Debug, Default)]
-pub(super) struct Squares(ExactSum);
+/// What is multiplied.
+pub(super) trait Factors: Debug + Default + Send + Sync + 'static {
+    /// As [`Total::Value`].
+    type Value: Copy;
 
-impl Total for Squares {
+    /// As [`Total::each`].
+    fn each(arguments: &[ArrayRef], filter: Option<&BooleanArray>, take: impl FnMut(usize, Self::Value)) -> Result<()>;
+    fn factors(value: Self::Value) -> (f64, f64);
+}
+
+/// A value, twice.
+#[derive(Debug, Default)]
+pub(super) struct Square;
+
+impl Factors for Square {
     type Value = f64;
-    type States = BinaryArray;
 
     fn each(arguments: &[ArrayRef], filter: Option<&BooleanArray>, take: impl FnMut(usize, f64)) -> Result<()> {
         ExactSum::each(arguments, filter, take)
     }
 
-    fn add(&mut self, value: f64) -> usize {
-        self.0.add_product(value, value)
+    fn factors(value: f64) -> (f64, f64) {
+        (value, value)
+    }
+}
+
+/// The values of two columns.
+#[derive(Debug, Default)]
+pub(super) struct Pair;
+
+impl Factors for Pair {
+    type Value = (f64, f64);
+
+    fn each(
+        arguments: &[ArrayRef],
+        filter: Option<&BooleanArray>,
+        mut take: impl FnMut(usize, (f64, f64)),
+    ) -> Result<()> {
+        let other = input::<Float64Type>(&arguments[1])?;
+        each_value::<Float64Type>(&arguments[0], filter, |row, one| {
+            if other.is_valid(row) {
+                take(row, (one, other.value(row)));
+            }
+        })
     }
 
-    fn remove(&mut self, value: f64) -> usize {
-        self.0.remove_product(value, value)
+    fn factors(value: (f64, f64)) -> (f64, f64) {
+        value
+    }
+}
+
+/// The exact sum of products.
+#[derive(Debug, Default)]
+pub(super) struct SumOfProducts<F> {
+    sum: ExactSum,
+    factors: PhantomData<F>,
+}
+
+pub(super) type Squares = SumOfProducts<Square>;
+pub(super) type Products = SumOfProducts<Pair>;
+
+impl<F: Factors> Total for SumOfProducts<F> {
+    type Value = F::Value;
+    type States = BinaryArray;
+
+    fn each(arguments: &[ArrayRef], filter: Option<&BooleanArray>, take: impl FnMut(usize, F::Value)) -> Result<()> {
+        F::each(arguments, filter, take)
+    }
+
+    fn add(&mut self, value: F::Value) -> usize {
+        let (one, other) = F::factors(value);
+        self.sum.add_product(one, other)
+    }
+
+    fn remove(&mut self, value: F::Value) -> usize {
+        let (one, other) = F::factors(value);
+        self.sum.remove_product(one, other)
     }
 
     fn merge(&mut self, states: &BinaryArray, row: usize) -> Result<usize> {
-        self.0.merge(states, row)
+        self.sum.merge(states, row)
     }
 
     fn heap(&self) -> usize {
-        self.0.heap()
+        self.sum.heap()
     }
 
     fn state_type() -> DataType {
@@ -194,12 +261,12 @@ impl Total for Squares {
     }
 
     fn states<'a>(totals: impl Iterator<Item = Option<&'a Self>>) -> ArrayRef {
-        ExactSum::states(totals.map(|total| total.map(|total| &total.0)))
+        ExactSum::states(totals.map(|total| total.map(|total| &total.sum)))
     }
 
     fn values<'a>(totals: impl Iterator<Item = Option<(&'a Self, u64)>>, finish: &Finish) -> Result<ArrayRef> {
         ExactSum::values(
-            totals.map(|total| total.map(|(total, count)| (&total.0, count))),
+            totals.map(|total| total.map(|(total, count)| (&total.sum, count))),
             finish,
         )
     }
@@ -219,59 +286,6 @@ impl Distinguishing for Squares {
 
     fn column(values: impl Iterator<Item = f64>) -> Float64Array {
         ExactSum::column(values)
-    }
-}
-
-/// The exact sum of products of two columns.
-#[derive(Debug, Default)]
-pub(super) struct Products(ExactSum);
-
-impl Total for Products {
-    type Value = (f64, f64);
-    type States = BinaryArray;
-
-    fn each(
-        arguments: &[ArrayRef],
-        filter: Option<&BooleanArray>,
-        mut take: impl FnMut(usize, (f64, f64)),
-    ) -> Result<()> {
-        let other = input::<Float64Type>(&arguments[1])?;
-        each_value::<Float64Type>(&arguments[0], filter, |row, one| {
-            if other.is_valid(row) {
-                take(row, (one, other.value(row)));
-            }
-        })
-    }
-
-    fn add(&mut self, (one, other): (f64, f64)) -> usize {
-        self.0.add_product(one, other)
-    }
-
-    fn remove(&mut self, (one, other): (f64, f64)) -> usize {
-        self.0.remove_product(one, other)
-    }
-
-    fn merge(&mut self, states: &BinaryArray, row: usize) -> Result<usize> {
-        self.0.merge(states, row)
-    }
-
-    fn heap(&self) -> usize {
-        self.0.heap()
-    }
-
-    fn state_type() -> DataType {
-        ExactSum::state_type()
-    }
-
-    fn states<'a>(totals: impl Iterator<Item = Option<&'a Self>>) -> ArrayRef {
-        ExactSum::states(totals.map(|total| total.map(|total| &total.0)))
-    }
-
-    fn values<'a>(totals: impl Iterator<Item = Option<(&'a Self, u64)>>, finish: &Finish) -> Result<ArrayRef> {
-        ExactSum::values(
-            totals.map(|total| total.map(|(total, count)| (&total.0, count))),
-            finish,
-        )
     }
 }
 
