@@ -1,13 +1,18 @@
 # What people and CI type. Everything runs with cargo alone.
 
-.PHONY: demo test lint bench soak grammar fuzz real-data corpus-duckdb
+.PHONY: demo test test-services lint bench soak grammar fuzz real-data corpus-duckdb
 
-# The whole platform on generated events: builds, then serves the page until Ctrl-C.
+# The whole platform on generated events: builds, then serves the page until Ctrl-C. Without the clouds, which only a
+# longer build has.
 demo:
-	cargo run --bin foldline -- demo
+	cargo run --no-default-features --bin foldline -- demo
 
 test:
 	cargo test --workspace
+
+# The tests of real servers, which this starts and ends: an S3 server and one of Google Cloud Storage. Needs Go.
+test-services:
+	infra/services/test.sh cargo test --workspace --test it servers -- --nocapture
 
 lint:
 	cargo fmt --all -- --check

@@ -44,6 +44,7 @@ pub(crate) struct BatchRuns {
     parts: BatchParts,
     under_way: Mutex<Option<UnderWay>>,
     last: Mutex<Option<Ended>>,
+    tally: Mutex<Tally>,
 }
 
 /// A run under way.
@@ -64,6 +65,18 @@ pub(crate) struct Ended {
     pub(crate) error: Option<String>,
 }
 
+/// The runs of this process.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Tally {
+    pub(crate) published: u64,
+    pub(crate) nothing_new: u64,
+    pub(crate) failed: u64,
+    /// Rows that they folded.
+    pub(crate) rows: u64,
+    /// Milliseconds that they took.
+    pub(crate) elapsed_ms: u64,
+}
+
 /// A run on the books; comes off them however it ends.
 struct Booked<'a>(&'a BatchRuns);
 
@@ -81,6 +94,7 @@ impl BatchRuns {
             parts,
             under_way: Mutex::new(None),
             last: Mutex::new(None),
+            tally: Mutex::default(),
         }
     }
 
@@ -133,7 +147,9 @@ impl BatchRuns {
         until: Option<RecordTime>,
         progress: &(dyn Fn(u64, u64) + Send + Sync),
     ) -> anyhow::Result<RunReport> {
+        let started_ms = self.now_ms();
         let report = self.try_run(kind, until, progress).await;
+        self.count(&report, started_ms);
         let ended = Ended {
             at_ms: self.now_ms(),
             error: match &report {
@@ -143,6 +159,22 @@ impl BatchRuns {
         };
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
         report
+    }
+
+    /// The runs since the start.
+    pub(crate) fn tally(&self) -> Tally {
+        *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, report: &anyhow::Result<RunReport>, started_ms: i64) {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        match report {
+            Ok(report) if report.published => tally.published += 1,
+            Ok(_) => tally.nothing_new += 1,
+            Err(_) => tally.failed += 1,
+        }
+        tally.rows += report.as_ref().map_or(0, |report| report.rows);
+        tally.elapsed_ms += u64::try_from(self.now_ms() - started_ms).unwrap_or_default();
     }
 
     async fn try_run(

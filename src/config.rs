@@ -31,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) http: Http,
     /// The embedded log.
     pub(crate) log: Log,
+    /// Where archive and generations lie.
+    pub(crate) store: Store,
     /// The archiver.
     pub(crate) archive: Archive,
     /// Recompute and its schedule.
@@ -59,6 +61,19 @@ pub(crate) struct Log {
     pub(crate) retention_bytes: u64,
     /// Largest event. Default 8 MiB.
     pub(crate) record_bytes_max: usize,
+}
+
+/// `store`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Store {
+    /// `file:///folder`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`; credentials come from
+    /// each cloud's usual chain. Default empty: the folder `objects` of `data_dir`.
+    pub(crate) url: String,
+    /// One request may take this long, its answer included. Default 60 s.
+    pub(crate) request_ms: u64,
+    /// All tries of one request together. Default 180 s.
+    pub(crate) retries_ms: u64,
 }
 
 /// `archive`
@@ -125,6 +140,11 @@ impl Default for Settings {
                 retention_bytes: 8 << 30,
                 record_bytes_max: 8 * MIB,
             },
+            store: Store {
+                url: String::new(),
+                request_ms: 60_000,
+                retries_ms: 180_000,
+            },
             archive: Archive {
                 roll_age_ms: 60_000,
                 roll_bytes: 64 * MIB,
@@ -151,12 +171,24 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Where objects lie, as a URL.
+    pub(crate) fn store_url(&self) -> anyhow::Result<String> {
+        if !self.store.url.is_empty() {
+            return Ok(self.store.url.clone());
+        }
+        let folder = std::path::absolute(self.data_dir.join("objects"))?;
+        let url = url::Url::from_file_path(&folder);
+        url.map(Into::into)
+            .map_err(|()| anyhow::anyhow!("{} is no folder that a URL can name", folder.display()))
+    }
+
     /// What a type cannot say: bounds that would make the platform stand still.
     fn check(&self) -> Result<(), Failure> {
         let positive = [
             ("speed.cut_every_ms", self.speed.cut_every_ms > 0),
             ("speed.memory_bytes", self.speed.memory_bytes > 0),
             ("speed.batch_bytes", self.speed.batch_bytes > 0),
+            ("store.request_ms", self.store.request_ms > 0),
             ("archive.roll_bytes", self.archive.roll_bytes > 0),
             ("archive.memory_bytes", self.archive.memory_bytes > 0),
             ("log.record_bytes_max", self.log.record_bytes_max > 0),

@@ -1,46 +1,56 @@
-//! What a `data_dir` was made with, and cannot change: `<data_dir>/installation.json`.
+//! What an installation was made with, and cannot change: the object `installation.json` of its store.
 //!
 //! The archive notes where ticks meet, and generations are cut there. With another tick length those notes would have
-//! gaps. So the first start writes the length down; later starts use it, and refuse to be told another one.
+//! gaps. So the first start writes the length down; later starts, of whichever process, use it, and refuse to be told
+//! another one.
 
-use std::path::Path;
-
-use anyhow::Context;
+use foldline_batch_layer::store::{self, Created, Record, StoreError};
+use object_store::ObjectStore;
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::config::{Merged, Settings};
 use crate::failure::Failure;
 
-const FILE: &str = "installation.json";
-const VERSION: u32 = 1;
+const OBJECT: &str = "installation.json";
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Installation {
     version: u32,
+    attempt: Uuid,
     cut_every_ms: i64,
 }
 
-/// The settings for the `data_dir` of `merged`. Call it while the log is locked: only one process may write the file.
-pub(crate) fn settle(merged: &Merged) -> anyhow::Result<Settings> {
-    let mut settings = merged.settings.clone();
-    let path = settings.data_dir.join(FILE);
-    let Some(installation) = read(&path)? else {
-        let installation = Installation {
-            version: VERSION,
-            cut_every_ms: settings.speed.cut_every_ms,
-        };
-        write(&path, &installation)?;
-        return Ok(settings);
-    };
-    if installation.version != VERSION {
-        let found = installation.version;
-        anyhow::bail!(
-            "{} has version {found}, this foldline reads version {VERSION}",
-            path.display()
-        );
+impl Record for Installation {
+    const VERSION: u32 = 1;
+
+    fn attempt(&self) -> Uuid {
+        self.attempt
     }
-    let made_with = installation.cut_every_ms;
+}
+
+/// The settings for the installation in `store`: those of `merged`, with the tick length that it was made with.
+pub(crate) async fn settle(merged: &Merged, store: &dyn ObjectStore) -> anyhow::Result<Settings> {
+    let mut settings = merged.settings.clone();
+    let path = Path::from(OBJECT);
+    let made_with = match store::read_json::<Installation>(store, &path).await {
+        Ok(installation) => installation,
+        Err(StoreError::Missing { .. }) => {
+            let mine = Installation {
+                version: Installation::VERSION,
+                attempt: Uuid::new_v4(),
+                cut_every_ms: settings.speed.cut_every_ms,
+            };
+            match store::create_only(store, &path, &mine).await? {
+                Created::Mine => mine,
+                Created::Theirs(theirs) => theirs,
+            }
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let made_with = made_with.cut_every_ms;
     if settings.speed.cut_every_ms == made_with {
         return Ok(settings);
     }
@@ -49,74 +59,50 @@ pub(crate) fn settle(merged: &Merged) -> anyhow::Result<Settings> {
         return Ok(settings);
     }
     Err(Failure::Usage(format!(
-        "{} was made with speed.cut_every_ms = {made_with} and cannot change to {}; leave the setting out, or start with \
-         another data_dir",
-        settings.data_dir.display(),
+        "the archive in {} was made with speed.cut_every_ms = {made_with} and cannot change to {}; leave the setting out, \
+         or start with another store and data_dir",
+        settings.store_url()?,
         settings.speed.cut_every_ms
     ))
     .into())
 }
 
-fn read(path: &Path) -> anyhow::Result<Option<Installation>> {
-    let text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
-    serde_json::from_slice(&text)
-        .with_context(|| format!("cannot read {}", path.display()))
-        .map(Some)
-}
-
-/// Whole and synced, or not at all.
-fn write(path: &Path, installation: &Installation) -> anyhow::Result<()> {
-    let part = path.with_extension("part");
-    let text = serde_json::to_vec(installation).expect("plain numbers serialise");
-    let written = std::fs::write(&part, text)
-        .and_then(|()| std::fs::File::open(&part)?.sync_all())
-        .and_then(|()| std::fs::rename(&part, path));
-    written.with_context(|| format!("cannot write {}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
+    use object_store::memory::InMemory;
+    use object_store::{ObjectStoreExt, PutPayload};
+
     use super::*;
     use crate::config;
 
-    fn merged(folder: &Path, cut_every_ms: Option<i64>) -> Merged {
-        let mut flags = vec![("data_dir", "--data-dir", folder.display().to_string())];
-        flags.extend(cut_every_ms.map(|ms| ("speed.cut_every_ms", "--test", ms.to_string())));
+    fn merged(cut_every_ms: Option<i64>) -> Merged {
+        let flags: Vec<_> = cut_every_ms
+            .map(|ms| ("speed.cut_every_ms", "--test", ms.to_string()))
+            .into_iter()
+            .collect();
         config::load(None, &flags).unwrap()
     }
 
-    #[test]
-    fn the_first_start_decides_the_tick_length() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(
-            settle(&merged(folder.path(), Some(250))).unwrap().speed.cut_every_ms,
-            250
-        );
-        assert_eq!(
-            settle(&merged(folder.path(), Some(250))).unwrap().speed.cut_every_ms,
-            250
-        );
-        assert_eq!(
-            settle(&merged(folder.path(), None)).unwrap().speed.cut_every_ms,
-            250,
-            "nobody asked for another"
-        );
-        let refused = settle(&merged(folder.path(), Some(500))).unwrap_err().to_string();
+    #[tokio::test]
+    async fn the_first_start_decides_the_tick_length() {
+        let store = InMemory::new();
+        for (told, settled) in [(Some(250), 250), (Some(250), 250), (None, 250)] {
+            let settings = settle(&merged(told), &store).await.unwrap();
+            assert_eq!(settings.speed.cut_every_ms, settled);
+        }
+        let refused = settle(&merged(Some(500)), &store).await.unwrap_err().to_string();
         assert!(
             refused.contains("made with speed.cut_every_ms = 250 and cannot change to 500"),
             "{refused}"
         );
     }
 
-    #[test]
-    fn an_unknown_version_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join(FILE), r#"{"version":2,"cut_every_ms":250}"#).unwrap();
-        let refused = settle(&merged(folder.path(), None)).unwrap_err().to_string();
+    #[tokio::test]
+    async fn an_unknown_version_is_refused() {
+        let store = InMemory::new();
+        let text = PutPayload::from_static(br#"{"version":2,"cut_every_ms":250}"#);
+        store.put(&Path::from(OBJECT), text).await.unwrap();
+        let refused = settle(&merged(None), &store).await.unwrap_err().to_string();
         assert!(refused.contains("version 2"), "{refused}");
     }
 }

@@ -14,6 +14,7 @@ mod check;
 mod client;
 mod config;
 mod config_command;
+mod counts;
 mod demo;
 mod explain;
 mod failure;

@@ -11,6 +11,7 @@ use anyhow::Context;
 use axum::Router;
 use clap::ValueEnum;
 use foldline_batch_layer::scheduler::Ledger;
+use foldline_batch_layer::store::{self, Patience, PlaceError};
 use foldline_batch_layer::{Archive, Archiver, ArchiverHandle, ArchiverSettings, Generations, Recompute};
 use foldline_event_log::collect::{self, http::Collector};
 use foldline_event_log::embedded::EmbeddedSettings;
@@ -35,6 +36,8 @@ use crate::{admin, installation, maintenance, pipelines};
 
 /// Requests in flight get this long to end when the platform stops.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// A start gives up when the object store does not answer for so long.
+const START_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -151,7 +154,8 @@ impl Platform {
         // Its own threads are started from this one, and give way as it does.
         let opening = setting.work.spawn_blocking(move || open_log(&log_settings, log_clock));
         let log = opening.await.context("opening the log panicked")??;
-        let settings = installation::settle(&setting.merged)?;
+        let store = open_store(&setting.merged.settings).await?;
+        let settings = installation::settle(&setting.merged, store.as_ref()).await?;
         let listener = TcpListener::bind(&start.listen).await.map_err(|error| {
             let listen = &start.listen;
             Failure::Unreachable(format!(
@@ -164,6 +168,7 @@ impl Platform {
             catalog,
             clock,
             log: log.clone(),
+            store,
             roles: start.roles.clone(),
             answers: setting.answers.clone(),
             work: setting.work.clone(),
@@ -243,12 +248,37 @@ impl Platform {
     }
 }
 
+/// The store that the settings name, once it has proved that it can hold an archive.
+async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    let url = settings.store_url()?;
+    let patience = Patience {
+        request: Duration::from_millis(settings.store.request_ms),
+        retries: Duration::from_millis(settings.store.retries_ms),
+    };
+    let failure = |error: PlaceError| {
+        let sentence = foldline_event_log::with_causes(&error);
+        match error {
+            PlaceError::Unreachable { .. } => Failure::Unreachable(sentence),
+            _ => Failure::Usage(sentence),
+        }
+    };
+    let store = store::open(&url, patience).map_err(failure)?;
+    let start = Patience {
+        retries: patience.retries.min(START_WITHIN),
+        ..patience
+    };
+    let asked = store::open(&url, start).map_err(failure)?;
+    store::prove_create_only(asked.as_ref(), &url).await.map_err(failure)?;
+    Ok(store)
+}
+
 /// What the parts are built from.
 struct Building {
     settings: Settings,
     catalog: Arc<Catalog>,
     clock: Arc<dyn Clock>,
     log: Arc<dyn EventLog>,
+    store: Arc<dyn ObjectStore>,
     roles: Vec<Role>,
     answers: Handle,
     work: Handle,
@@ -258,7 +288,7 @@ struct Building {
 impl Building {
     async fn core(self) -> anyhow::Result<Core> {
         let settings = &self.settings;
-        let store = foldline_batch_layer::store::local(&settings.data_dir.join("objects"))?;
+        let store = Arc::clone(&self.store);
         let archive = Archive::new(Arc::clone(&store));
         let topics = self.topics(&archive).await?;
         let generations = generations(settings, &store, &self.clock)?;

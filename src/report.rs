@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use foldline_batch_layer::{Generation, GenerationError, RunKind};
 use foldline_event_log::{Span, TopicPartition};
+use foldline_serving_layer::Count;
 use foldline_serving_layer::coverage::rfc3339_millis;
 use foldline_serving_layer::status::{
     BatchStatus, GenerationStatus, MemoryStatus, PartitionStatus, Status, StatusSource, StreamStatus,
 };
 
 use crate::audit::Finding;
+use crate::counts::counts;
 use crate::platform::Core;
 
 /// The last look at what takes IO to look at.
@@ -138,6 +140,11 @@ impl StatusSource for Report {
             memory: memory(&core),
             problems: seen.problems.values().cloned().collect(),
         }
+    }
+
+    fn counts(&self) -> Vec<Count> {
+        let core = self.core.get().and_then(Weak::upgrade);
+        core.map(|core| counts(&core)).unwrap_or_default()
     }
 }
 

@@ -246,7 +246,8 @@ impl Generations {
         self.inner.keep
     }
 
-    /// Looks for newer generations in the store; true if there are any. [`Generations::readable`] shows them then.
+    /// Looks for newer generations in the store; true if there are any. [`Generations::readable`] shows them then, once
+    /// the newest one's partials of the views that were asked for are in memory.
     /// Partials that no readable generation names leave the memory.
     pub async fn refresh(&self) -> Result<bool, GenerationError> {
         let _one_at_a_time = self.inner.refreshing.lock().await;
@@ -255,6 +256,10 @@ impl Generations {
             let Some(newer) = self.read_newer(before).await? else {
                 continue;
             };
+            if let (Some(current), Some(next)) = (before, newer.first()) {
+                let (store, cache) = (self.store().as_ref(), &self.inner.cache);
+                cache.prepare(store, current, next).await;
+            }
             self.learn(newer);
             let readable = self.readable();
             if let Some(oldest) = readable.last() {
@@ -329,7 +334,7 @@ impl Generations {
         &self,
         generation: &Generation,
         view_id: &str,
-        fold: &Fold,
+        fold: &Arc<Fold>,
     ) -> Result<Option<Arc<Vec<(chrono::NaiveDate, Partial)>>>, GenerationError> {
         let Some(view) = generation.views.get(view_id) else {
             return Ok(None);

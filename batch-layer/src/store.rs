@@ -7,6 +7,8 @@
 //!
 //! Works for single puts only: multipart uploads and copies are not create-only on every store.
 
+pub mod contract;
+mod place;
 mod synced;
 
 use std::path::Path as FilePath;
@@ -20,6 +22,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use place::{Patience, PlaceError, open, prove_create_only};
 pub use synced::SyncedFiles;
 
 /// A put is tried this often in all before its failure is passed on.
@@ -127,6 +130,7 @@ pub async fn create_only<T: Record>(
             return Err(StoreError::failed(format!("creating {path}"), error));
         }
         failed += 1;
+        tracing::warn!(%path, failed, error = &error as &dyn std::error::Error, "creating an object failed");
         if failed == PUT_TRIES {
             return Err(StoreError::failed(
                 format!("creating {path} for the {failed}th time"),
@@ -151,6 +155,7 @@ pub async fn put_own(store: &dyn ObjectStore, path: &Path, bytes: Bytes) -> Resu
             return Ok(());
         }
         failed += 1;
+        tracing::warn!(%path, failed, error = &error as &dyn std::error::Error, "storing an object failed");
         if failed == PUT_TRIES || !(stands_there(&error) || outcome_unknown(&error)) {
             return Err(StoreError::failed(format!("storing {path}"), error));
         }

@@ -23,4 +23,4 @@ pub use query::QueryError;
 pub use read::{Filter, Operator, ReadRequest, Sort};
 pub use seam::{Gap, Mode, Place, Seam, SeamError};
 pub use serving::{Answer, Limits, ServedTopic, Serving, ServingParts, ViewState};
-pub use status::{Status, StatusSource};
+pub use status::{Count, Status, StatusSource};

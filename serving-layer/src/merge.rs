@@ -177,7 +177,7 @@ pub fn building(view: &View, fold: &Fold, seam: &Seam) -> Result<(), MergeError>
 /// The partials of `view` in `seam`, batch first, without empty ones.
 pub async fn gather(
     view: &View,
-    fold: &Fold,
+    fold: &Arc<Fold>,
     seam: &Seam,
     generations: &Generations,
     keys: &Keys,

@@ -285,7 +285,7 @@ impl Inner {
     pub(crate) async fn rows_of(
         &self,
         view: &View,
-        fold: &Fold,
+        fold: &Arc<Fold>,
         seam: &Seam,
         keys: &Keys,
     ) -> Result<RecordBatch, QueryError> {
@@ -304,7 +304,13 @@ impl Inner {
         Ok(rows)
     }
 
-    async fn finish_rows(&self, view: &View, fold: &Fold, seam: &Seam, keys: &Keys) -> Result<RecordBatch, QueryError> {
+    async fn finish_rows(
+        &self,
+        view: &View,
+        fold: &Arc<Fold>,
+        seam: &Seam,
+        keys: &Keys,
+    ) -> Result<RecordBatch, QueryError> {
         let partials = merge::gather(view, fold, seam, &self.parts.generations, keys).await?;
         Ok(finish::finish(view, fold, &partials, self.as_of(view, seam)).await?)
     }

@@ -7,6 +7,22 @@ use utoipa::ToSchema;
 pub trait StatusSource: Send + Sync + std::fmt::Debug {
     /// The status now.
     fn status(&self) -> Status;
+
+    /// What was counted since the start, for `/metrics`.
+    fn counts(&self) -> Vec<Count>;
+}
+
+/// Something that is counted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Count {
+    /// What; counts of the same name differ in the values of their labels.
+    pub name: &'static str,
+    /// What it means.
+    pub help: &'static str,
+    /// Labels, in order.
+    pub labels: Vec<(&'static str, String)>,
+    /// How much, since the start.
+    pub value: f64,
 }
 
 /// The whole process at one moment. Times are RFC 3339 in UTC.

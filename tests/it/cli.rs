@@ -6,13 +6,19 @@ use std::process::{Command, Output};
 const STREAM: &str = "CREATE STREAM clicks (id TEXT NOT NULL, at TIMESTAMPTZ NOT NULL)
 WITH (topic = 'clicks', format = 'json', partitions = 2, key = 'id', event_time = 'at');\n";
 
-/// Runs the command in `folder`, with nothing configured from outside.
-pub(crate) fn foldline(folder: &Path, arguments: &[&str]) -> Output {
+/// The command in `folder`, with nothing configured from outside.
+pub(crate) fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_foldline"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FOLDLINE__")) {
         command.env_remove(name);
     }
-    command.current_dir(folder).args(arguments).output().unwrap()
+    command.current_dir(folder).args(arguments);
+    command
+}
+
+/// Runs the command in `folder`.
+pub(crate) fn foldline(folder: &Path, arguments: &[&str]) -> Output {
+    command(folder, arguments).output().unwrap()
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {

@@ -4,7 +4,7 @@
 //! on where it stopped, and after every round the audit must say equal. In the end every row is there exactly once.
 //! `FOLDLINE_SOAK` makes many rounds of it.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use crate::installation::Folder;
@@ -17,10 +17,10 @@ const KILL_WITHIN_MS: u64 = 2_500;
 const TOTALS: &str = "SELECT count(*) AS pages, sum(visits) AS visits, sum(seconds) AS seconds FROM pages";
 
 /// A sequence of numbers that looks random, from a printed seed.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -36,8 +36,11 @@ fn soak_of_kills_loses_and_repeats_nothing() {
     let seed = std::env::var("FOLDLINE_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
     println!("FOLDLINE_SEED={seed}");
-    let mut dice = Dice(seed);
-    let folder = Folder::new();
+    kill_and_verify(&Folder::new(), if soak { ROUNDS_SOAK } else { ROUNDS }, &mut Dice(seed));
+}
+
+/// So many rounds of kills, and in the end every row exactly once.
+pub(crate) fn kill_and_verify(folder: &Folder, rounds: u64, dice: &mut Dice) {
     let settings = "[archive]\nroll_age_ms = 200\n[speed]\ncut_every_ms = 50\ncheckpoint_every_ms = 300\n\
                     [serve]\nlongest_query_ms = 5000\n";
     folder.set(&format!("{settings}[batch]\nkeep = 2\nschedule = \"* * * * * *\"\n"));
@@ -49,11 +52,10 @@ fn soak_of_kills_loses_and_repeats_nothing() {
         .collect();
     std::fs::write(folder.path().join("visits.ndjson"), lines).unwrap();
 
-    for round in 0..if soak { ROUNDS_SOAK } else { ROUNDS } {
+    for round in 0..rounds {
         let running = folder.start();
-        let mut import = Command::new(env!("CARGO_BIN_EXE_foldline"))
-            .current_dir(folder.path())
-            .args(["import", "visits.ndjson", "--stream", "visits", "--rate", "8000"])
+        let mut import = folder
+            .command(&["import", "visits.ndjson", "--stream", "visits", "--rate", "8000"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::cli::{foldline, text, write};
+use crate::cli::{command, text, write};
 
 const STREAMS: &str = "CREATE STREAM visits (
   visit_id TEXT NOT NULL, page TEXT, seconds INT, at TIMESTAMPTZ NOT NULL
@@ -20,14 +20,32 @@ CREATE VIEW page_days AS SELECT page, tumble(at, INTERVAL '1 day') AS day, count
 CREATE VIEW days AS SELECT day, sum(visits) AS visits FROM page_days GROUP BY 1;\n";
 
 /// A folder with a pipeline and short intervals.
-pub(crate) struct Folder(tempfile::TempDir);
+pub(crate) struct Folder {
+    folder: tempfile::TempDir,
+    /// Where its objects lie; empty: in the folder.
+    store: String,
+    /// Variables of its commands.
+    environment: Vec<(String, String)>,
+}
 
 impl Folder {
     pub(crate) fn new() -> Self {
+        Self::on_store("", &[])
+    }
+
+    /// One whose objects lie at the URL `store`, and whose commands see `environment`.
+    pub(crate) fn on_store(store: &str, environment: &[(&str, String)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), "sql/pipelines/web/streams.sql", STREAMS);
         write(folder.path(), "sql/pipelines/web/views.sql", VIEWS);
-        let folder = Self(folder);
+        let environment = environment.iter();
+        let folder = Self {
+            folder,
+            store: store.to_owned(),
+            environment: environment
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect(),
+        };
         folder.set("[speed]\ncut_every_ms = 50\n[batch]\nschedule = \"\"\n");
         folder
     }
@@ -37,13 +55,28 @@ impl Folder {
         write(
             self.path(),
             "foldline.toml",
-            &format!("{settings}[http]\nlisten = \"127.0.0.1:0\"\n"),
+            &format!(
+                "{settings}[http]\nlisten = \"127.0.0.1:0\"\n[store]\nurl = \"{}\"\nretries_ms = 2000\n",
+                self.store
+            ),
         );
     }
 
     /// 300 visits of 3 days in order, every tenth one twice, then two malformed ones.
     fn with_visits() -> Self {
         let folder = Self::new();
+        folder.import_visits();
+        folder
+    }
+
+    /// Imports what [`Folder::with_visits`] has.
+    pub(crate) fn import_visits(&self) {
+        self.write_visits();
+        self.ok(&["import", "visits.ndjson", "--stream", "visits", "--wait"]);
+    }
+
+    /// Writes the file `visits.ndjson` with them.
+    pub(crate) fn write_visits(&self) {
         let mut lines = String::new();
         for visit in 0..300 {
             let (page, day) = (visit % 7, 1 + visit / 100);
@@ -53,17 +86,23 @@ impl Folder {
             lines += &line.repeat(if visit % 10 == 0 { 2 } else { 1 });
         }
         lines += "{\"page\":\"/0\",\"at\":\"2026-03-03T10:00:00Z\"}\n{\"visit_id\":\"v9\",\"page\":\"/0\",\"at\":\"soon\"}\n";
-        write(folder.path(), "visits.ndjson", &lines);
-        folder.ok(&["import", "visits.ndjson", "--stream", "visits", "--wait"]);
-        folder
+        write(self.path(), "visits.ndjson", &lines);
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.0.path()
+        self.folder.path()
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
-        foldline(self.path(), arguments)
+    /// The command in this folder.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = command(self.path(), arguments);
+        let environment = self.environment.iter();
+        command.envs(environment.map(|(name, value)| (name, value)));
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
     }
 
     /// Output of a command that must succeed.
@@ -79,7 +118,7 @@ impl Folder {
     }
 
     /// Output of a command that must say "no".
-    fn no(&self, arguments: &[&str]) -> String {
+    pub(crate) fn no(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let both = text(&output.stdout) + &text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {both}");
@@ -105,10 +144,8 @@ impl Folder {
     }
 
     pub(crate) fn start(&self) -> Running {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_foldline"));
-        let mut child = command
-            .current_dir(self.path())
-            .arg("run")
+        let mut child = self
+            .command(&["run"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -128,11 +165,15 @@ impl Folder {
 
 /// Whether the foldline at `address` answers over all that it replays.
 fn ready(address: &str) -> bool {
+    get(address, "/readyz").contains(" 200 ")
+}
+
+fn get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET /readyz HTTP/1.0\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    answer.contains(" 200 ")
+    answer
 }
 
 /// A `foldline run`; killed at the end.
@@ -142,8 +183,13 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Its answer to a GET, with status and headers.
+    pub(crate) fn get(&self, path: &str) -> String {
+        get(&self.address, path)
+    }
+
     /// Waits until its answers are over all that it replays.
-    fn ready(self) -> Self {
+    pub(crate) fn ready(self) -> Self {
         let since = Instant::now();
         while !ready(&self.address) {
             assert!(since.elapsed() < Duration::from_secs(60), "not ready within a minute");

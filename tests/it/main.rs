@@ -11,3 +11,4 @@ mod cli;
 mod crashes;
 mod explain;
 mod installation;
+mod servers;

@@ -42,10 +42,11 @@ struct Slots {
 type File = OnceCell<Partial>;
 
 /// A view that was asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Held {
     files: Vec<Arc<File>>,
     partials: Arc<OnceCell<DatePartials>>,
+    fold: Arc<Fold>,
     /// When it was asked for last, as counted.
     asked: u64,
 }
@@ -73,9 +74,9 @@ impl PartialCache {
         generation: &Generation,
         view_id: &str,
         view: &BatchView,
-        fold: &Fold,
+        fold: &Arc<Fold>,
     ) -> Result<DatePartials, GenerationError> {
-        let (files, partials) = self.slots().hold(generation.number, view_id, view);
+        let (files, partials) = self.slots().hold(generation.number, view_id, view, fold);
         let load = || async {
             let loads = view.dates.iter().zip(&files).map(|(file, slot)| async move {
                 let partial = slot.get_or_try_init(|| load(store, file, fold)).await?;
@@ -89,6 +90,17 @@ impl PartialCache {
             Ok(partials)
         };
         partials.get_or_try_init(load).await.cloned()
+    }
+
+    /// Loads the views of `next` that are held for `current`, the one that was asked for last at last, so that it is
+    /// the last to go when there is no room for all. What cannot be read is left to whoever asks for it.
+    pub(super) async fn prepare(&self, store: &dyn ObjectStore, current: GenerationNumber, next: &Generation) {
+        let held = self.slots().held(current);
+        for (view_id, fold) in held {
+            if let Some(view) = next.views.get(&view_id) {
+                drop(self.partials(store, next, &view_id, view, &fold).await);
+            }
+        }
     }
 
     /// Drops what none of `readable` names.
@@ -111,9 +123,15 @@ impl Slots {
         number: GenerationNumber,
         view_id: &str,
         view: &BatchView,
+        fold: &Arc<Fold>,
     ) -> (Vec<Arc<File>>, Arc<OnceCell<DatePartials>>) {
         self.asked += 1;
-        let held = self.views.entry((number, view_id.to_owned())).or_default();
+        let held = self.views.entry((number, view_id.to_owned())).or_insert_with(|| Held {
+            files: Vec::new(),
+            partials: Arc::default(),
+            fold: Arc::clone(fold),
+            asked: 0,
+        });
         held.asked = self.asked;
         if held.files.is_empty() {
             let files = view.dates.iter();
@@ -131,6 +149,18 @@ impl Slots {
             false => held.files.clone(),
         };
         (files, Arc::clone(&held.partials))
+    }
+
+    /// The views that are held for a generation, the one that was asked for longest ago first.
+    fn held(&self, generation: GenerationNumber) -> Vec<(String, Arc<Fold>)> {
+        let mut held: Vec<_> = self
+            .views
+            .iter()
+            .filter(|((number, _), _)| *number == generation)
+            .collect();
+        held.sort_unstable_by_key(|(_, held)| held.asked);
+        let named = |((_, view), held): (&(_, String), &Held)| (view.clone(), Arc::clone(&held.fold));
+        held.into_iter().map(named).collect()
     }
 
     fn make_room(&mut self, bytes_max: usize) {

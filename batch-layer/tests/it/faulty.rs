@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
 
@@ -47,6 +47,9 @@ struct Plan {
     at: String,
     faults: VecDeque<Fault>,
     puts: usize,
+    /// Of so many puts, the reply of one is lost; 0: of none.
+    lose_every: usize,
+    overwrite: bool,
 }
 
 impl Faulty {
@@ -64,6 +67,16 @@ impl Faulty {
         plan.at = at.to_owned();
         plan.faults = faults.iter().copied().collect();
         plan.puts = 0;
+    }
+
+    /// From now on, of every `puts` puts the reply of one is lost.
+    pub(crate) fn lose_every(&self, puts: usize) {
+        self.plan.lock().unwrap().lose_every = puts;
+    }
+
+    /// From now on, create-only puts overwrite, as on a store that knows no conditions.
+    pub(crate) fn overwrite(&self) {
+        self.plan.lock().unwrap().overwrite = true;
     }
 
     /// Puts that met the plan's path.
@@ -87,7 +100,9 @@ impl Faulty {
             return Fault::None;
         }
         plan.puts += 1;
-        plan.faults.pop_front().unwrap_or(Fault::None)
+        let lost = plan.lose_every > 0 && plan.puts.is_multiple_of(plan.lose_every);
+        let usual = if lost { Fault::LostReply } else { Fault::None };
+        plan.faults.pop_front().unwrap_or(usual)
     }
 }
 
@@ -106,7 +121,10 @@ impl fmt::Display for Faulty {
 
 #[async_trait]
 impl ObjectStore for Faulty {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, mut opts: PutOptions) -> Result<PutResult> {
+        if self.plan.lock().unwrap().overwrite {
+            opts.mode = PutMode::Overwrite;
+        }
         match self.next(location) {
             Fault::None => self.store.put_opts(location, payload, opts).await,
             Fault::LostReply => {

@@ -266,6 +266,11 @@ async fn partials_are_loaded_once_and_dropped_when_nobody_can_ask() {
     let saved = world.store.get(&shared[0]).await.unwrap().bytes().await.unwrap();
     world.store.delete(&shared[0]).await.unwrap();
     generations.refresh().await.unwrap();
+    // Nor does the first reader of the second wait for its own: they are in memory before anybody can ask for them.
+    let new = files_of(&second)
+        .into_iter()
+        .find(|path| !files_of(&first).contains(path) && path.contains(&view.id));
+    world.store.delete(&Path::parse(new.unwrap()).unwrap()).await.unwrap();
     generations.partials(&second, &view.id, &fold).await.unwrap();
     generations.partials(&first, &view.id, &fold).await.unwrap();
     world.store.put(&shared[0], PutPayload::from(saved)).await.unwrap();

@@ -1,13 +1,19 @@
 //! Create-only puts and checked reads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use foldline_batch_layer::store::{Created, Record, StoreError, create_only, local, put_own, read_file, read_json};
+use foldline_batch_layer::store::{
+    Created, Patience, PlaceError, Record, StoreError, contract, create_only, local, open, prove_create_only, put_own,
+    read_file, read_json,
+};
 use futures::TryStreamExt;
+use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode};
 use serde::{Deserialize, Serialize};
+use url::Url;
 use uuid::Uuid;
 
 use crate::faulty::{Fault, Faulty};
@@ -41,31 +47,68 @@ fn store() -> (tempfile::TempDir, Faulty) {
     (folder, faulty)
 }
 
+const PATIENCE: Patience = Patience {
+    request: Duration::from_secs(20),
+    retries: Duration::from_secs(20),
+};
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_32_writers_one_wins_and_all_others_learn_who() {
+async fn local_files_and_memory_keep_the_contract() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = Url::from_directory_path(folder.path()).unwrap();
+    for store in [open(url.as_str(), PATIENCE).unwrap(), Arc::new(InMemory::new())] {
+        prove_create_only(store.as_ref(), "it").await.unwrap();
+        contract::check_all(&store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_store_that_loses_replies_keeps_the_contract() {
+    let folder = tempfile::tempdir().unwrap();
+    let faulty = Faulty::new(local(folder.path()).unwrap());
+    faulty.lose_every(5);
+    prove_create_only(&faulty, "it").await.unwrap();
+    contract::check_all(&(Arc::new(faulty) as Arc<dyn ObjectStore>)).await;
+}
+
+/// Against real servers, where FOLDLINE_TEST_STORES names buckets, separated by spaces: `make test-services`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn servers_keep_the_contract() {
+    let urls = std::env::var("FOLDLINE_TEST_STORES").unwrap_or_default();
+    for url in urls.split_whitespace() {
+        let store = open(&format!("{url}/{}", Uuid::new_v4()), PATIENCE).unwrap();
+        prove_create_only(store.as_ref(), url).await.unwrap();
+        contract::check_all(&store).await;
+        println!("{url} keeps the contract");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_overwrites_is_refused() {
     let (_folder, store) = store();
-    for round in 0..10 {
-        let path = Path::from(format!("race/{round}.json"));
-        let writers: Vec<_> = (0..32)
-            .map(|writer| {
-                let (store, path) = (store.clone(), path.clone());
-                tokio::spawn(async move {
-                    let mine = note(&writer.to_string());
-                    (create_only(&store, &path, &mine).await.unwrap(), mine)
-                })
-            })
-            .collect();
-        let mut winners = Vec::new();
-        let mut named = Vec::new();
-        for writer in writers {
-            match writer.await.unwrap() {
-                (Created::Mine, mine) => winners.push(mine),
-                (Created::Theirs(theirs), _) => named.push(theirs),
-            }
-        }
-        assert_eq!(winners.len(), 1);
-        assert_eq!(named, vec![winners[0].clone(); 31]);
-        assert_eq!(read_json::<Note>(&store, &path).await.unwrap(), winners[0]);
+    store.overwrite();
+    let error = prove_create_only(&store, "s3://bucket").await.unwrap_err();
+    assert!(matches!(error, PlaceError::NotCreateOnly { .. }), "{error}");
+    assert!(
+        error.to_string().contains("s3://bucket cannot hold an archive"),
+        "{error}"
+    );
+    assert!(error.to_string().contains("5 were told that they did"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_no_place_for_objects_is_refused() {
+    for (url, reason) in [
+        ("objects", "relative URL without a base"),
+        ("ftp://x/y", "ftp://x/y"),
+        ("https://example.com/x", "no store that foldline knows"),
+        ("memory:///", "no store that foldline knows"),
+        ("s3://me:hush@bucket/x", "credentials"),
+    ] {
+        let error = open(url, PATIENCE).unwrap_err().to_string();
+        assert!(error.contains(reason), "{url}: {error}");
+        assert!(!error.contains("hush"), "{error}");
+        assert!(error.contains("s3://bucket/prefix"), "{error}");
     }
 }
 

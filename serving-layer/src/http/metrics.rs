@@ -1,5 +1,6 @@
 //! What Prometheus scrapes: how questions were answered, and the status as gauges.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -12,10 +13,11 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::views::{BROKEN, ViewInfo};
-use crate::status::Status;
+use crate::status::{Count, Status};
 
 type Labels = Vec<(&'static str, String)>;
 type Latency = Family<Labels, Histogram, fn() -> Histogram>;
+type Counts = Family<Labels, Counter<f64, AtomicU64>>;
 type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
 
 /// Where a question came in.
@@ -77,9 +79,10 @@ impl Metrics {
     }
 
     /// Everything, as text.
-    pub(super) fn encode(&self, status: &Status, views: &[ViewInfo]) -> String {
+    pub(super) fn encode(&self, status: &Status, counts: Vec<Count>, views: &[ViewInfo]) -> String {
         let mut text = String::new();
-        let shown = gauges(status, views);
+        let mut shown = gauges(status, views);
+        count(&mut shown, counts);
         // Writing into a String does not fail.
         let _ = encode_registry(&mut text, &self.registry);
         let _ = encode_registry(&mut text, &shown);
@@ -137,6 +140,18 @@ fn gauges(status: &Status, views: &[ViewInfo]) -> Registry {
     let reasons = status.reasons().len() + views.iter().filter(|view| view.state == BROKEN).count();
     shown.number("problems", "Reasons for not being ready", reasons as f64);
     shown.registry
+}
+
+fn count(registry: &mut Registry, counts: Vec<Count>) {
+    let mut families: BTreeMap<&'static str, Counts> = BTreeMap::new();
+    for count in counts {
+        let family = families.entry(count.name).or_insert_with(|| {
+            let family = Counts::default();
+            registry.register(count.name, count.help, family.clone());
+            family
+        });
+        family.get_or_create(&count.labels).inc_by(count.value);
+    }
 }
 
 fn partitions(shown: &mut Shown, status: &Status) {

@@ -336,7 +336,7 @@ async fn ready(State(app): State<App>) -> Response {
 async fn scrape(State(app): State<App>) -> Response {
     let status = app.status.status();
     let views = views::describe(&app.serving);
-    let text = app.metrics.encode(&status, &views);
+    let text = app.metrics.encode(&status, app.status.counts(), &views);
     (
         [(
             header::CONTENT_TYPE,

@@ -4,7 +4,7 @@ use std::io::Cursor;
 use std::sync::{Arc, Mutex};
 
 use foldline_serving_layer::status::{GenerationStatus, PartitionStatus, StreamStatus};
-use foldline_serving_layer::{Status, StatusSource};
+use foldline_serving_layer::{Count, Status, StatusSource};
 use object_store::ObjectStoreExt;
 use serde_json::Value;
 
@@ -16,6 +16,16 @@ struct Shown(Mutex<Status>);
 impl StatusSource for Shown {
     fn status(&self) -> Status {
         self.0.lock().unwrap().clone()
+    }
+
+    fn counts(&self) -> Vec<Count> {
+        let count = |reason: &str, value| Count {
+            name: "archive_rolls",
+            help: "Commits by what caused them",
+            labels: vec![("reason", reason.to_owned())],
+            value,
+        };
+        vec![count("age", 2.0), count("size", 3.0)]
     }
 }
 
@@ -383,6 +393,9 @@ async fn the_rest_answers() {
         "foldline_generation 1.0",
         "foldline_freshness_seconds{view=\"users\"} 1.5",
         "foldline_problems 0.0",
+        "# TYPE foldline_archive_rolls counter",
+        "foldline_archive_rolls_total{reason=\"age\"} 2.0",
+        "foldline_archive_rolls_total{reason=\"size\"} 3.0",
         "# EOF",
     ] {
         assert!(text.contains(line), "{line} in {text}");

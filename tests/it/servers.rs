@@ -1,0 +1,222 @@
+//! Whole installations on real servers, where FOLDLINE_TEST_STORES names buckets, separated by spaces. `make test-services`
+//! starts the servers and says where they are; without it these tests have nothing to do.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::cli::text;
+use crate::crashes::{Dice, kill_and_verify};
+use crate::installation::Folder;
+
+/// A folder of its own in each bucket.
+fn stores() -> Vec<String> {
+    let urls = std::env::var("FOLDLINE_TEST_STORES").unwrap_or_default();
+    urls.split_whitespace()
+        .map(|url| format!("{url}/{}", Uuid::new_v4()))
+        .collect()
+}
+
+/// What the commands that people ask for answers print.
+fn answers(folder: &Folder) -> Vec<String> {
+    folder.import_visits();
+    folder.ok(&["batch", "run"]);
+    let mut answers = Vec::new();
+    for (view, order) in [("pages", "page"), ("page_days", "page, day"), ("days", "day")] {
+        let query = format!("SELECT * FROM {view} ORDER BY {order}");
+        for mode in [&[][..], &["--batch-only"][..]] {
+            answers.push(folder.ok(&[&["query", &query, "--format", "csv"], mode].concat()));
+        }
+    }
+    folder.ok(&["batch", "run", "--full"]);
+    folder.ok(&["verify", "--all"]);
+    folder.ok(&["archive", "audit"]);
+    folder.ok(&["generations", "rollback", "1"]);
+    folder.ok(&["verify", "--all"]);
+    answers
+}
+
+#[test]
+fn servers_give_the_answers_of_local_files() {
+    let stores = stores();
+    if stores.is_empty() {
+        return;
+    }
+    let expected = answers(&Folder::new());
+    for store in stores {
+        assert_eq!(answers(&Folder::on_store(&store, &[])), expected, "{store}");
+        println!("{store} gives the answers of local files");
+    }
+}
+
+#[test]
+fn servers_survive_kills() {
+    for store in stores() {
+        kill_and_verify(&Folder::on_store(&store, &[]), 4, &mut Dice(7));
+    }
+}
+
+#[test]
+fn servers_that_lose_replies_lose_no_data() {
+    for store in stores() {
+        let Some(proxy) = Proxy::before(&store) else { continue };
+        proxy.faults.lose_every.store(5, Ordering::Relaxed);
+        kill_and_verify(&Folder::on_store(&store, &[proxy.variable()]), 2, &mut Dice(8));
+        let lost = proxy.faults.lost.load(Ordering::Relaxed);
+        assert!(lost > 10, "only {lost} replies were lost");
+        println!("{store}: {lost} replies of puts were lost");
+    }
+}
+
+#[test]
+fn servers_that_are_away_are_named_and_waited_for() {
+    for store in stores() {
+        let Some(proxy) = Proxy::before(&store) else { continue };
+        let folder = Folder::on_store(&store, &[proxy.variable()]);
+        folder.set("[archive]\nroll_age_ms = 200\n[speed]\ncut_every_ms = 50\n[batch]\nschedule = \"\"\n");
+        folder.write_visits();
+        let running = folder.start().ready();
+        proxy.faults.away(true);
+        folder.ok(&["import", "visits.ndjson", "--stream", "visits"]);
+        let named = until(|| running.get("/readyz"), |answer| answer.contains("127.0.0.1"));
+        assert!(named.contains(" 503 "), "{named}");
+        proxy.faults.away(false);
+        let running = running.ready();
+        folder.ok(&["batch", "run"]);
+        folder.ok(&["verify", "--all"]);
+        folder.ok(&["archive", "audit"]);
+        running.terminate();
+
+        proxy.faults.away(true);
+        let refused = folder.run(&["batch", "run"]);
+        let told = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(3), "{told}");
+        assert!(told.contains(&store), "{told}");
+    }
+}
+
+/// Asks until the answer is as wanted.
+fn until(mut ask: impl FnMut() -> String, wanted: impl Fn(&str) -> bool) -> String {
+    let since = Instant::now();
+    loop {
+        let answer = ask();
+        if wanted(&answer) {
+            return answer;
+        }
+        assert!(
+            since.elapsed() < Duration::from_secs(60),
+            "after a minute still {answer}"
+        );
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// What a [`Proxy`] does to its connections.
+#[derive(Debug, Default)]
+struct Faults {
+    away: AtomicBool,
+    /// Of so many puts, one gets no reply; 0: all get theirs.
+    lose_every: AtomicU64,
+    puts: AtomicU64,
+    lost: AtomicU64,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+impl Faults {
+    /// Ends every connection and takes no new one, or takes them again.
+    fn away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+        for stream in self.open.lock().unwrap().drain(..) {
+            drop(stream.shutdown(Shutdown::Both));
+        }
+    }
+
+    /// Whether the reply that comes now gets lost.
+    fn loses(&self) -> bool {
+        let every = self.lose_every.load(Ordering::Relaxed);
+        let put = self.puts.fetch_add(1, Ordering::Relaxed) + 1;
+        let loses = every > 0 && put.is_multiple_of(every);
+        if loses {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        loses
+    }
+}
+
+/// Stands between foldline and an S3 server, and lets replies or the whole server get lost: what really happened there,
+/// happened.
+struct Proxy {
+    address: String,
+    faults: Arc<Faults>,
+}
+
+impl Proxy {
+    /// One before the S3 server, if `store` is there.
+    fn before(store: &str) -> Option<Self> {
+        let server = std::env::var("AWS_ENDPOINT")
+            .ok()
+            .filter(|_| store.starts_with("s3://"))?;
+        let server = server.trim_start_matches("http://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let faults = Arc::new(Faults::default());
+        let shared = Arc::clone(&faults);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let client = client.unwrap();
+                if shared.away.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let server = TcpStream::connect(&server).unwrap();
+                let both = [client.try_clone().unwrap(), server.try_clone().unwrap()];
+                shared.open.lock().unwrap().extend(both);
+                pass(client, server, &shared);
+            }
+        });
+        Some(Self { address, faults })
+    }
+
+    fn variable(&self) -> (&'static str, String) {
+        ("AWS_ENDPOINT", format!("http://{}", self.address))
+    }
+}
+
+/// Passes bytes on in both directions. A request begins where bytes come from the client after a reply.
+fn pass(client: TcpStream, server: TcpStream, faults: &Arc<Faults>) {
+    let put = Arc::new(AtomicBool::new(false));
+    let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+    let seen = Arc::clone(&put);
+    thread::spawn(move || {
+        let mut bytes = vec![0; 1 << 16];
+        while let Ok(count @ 1..) = from.read(&mut bytes) {
+            if bytes.starts_with(b"PUT ") {
+                seen.store(true, Ordering::SeqCst);
+            }
+            if to.write_all(&bytes[..count]).is_err() {
+                break;
+            }
+        }
+        drop(to.shutdown(Shutdown::Both));
+    });
+    let (mut from, mut to, faults) = (server, client, Arc::clone(faults));
+    thread::spawn(move || {
+        let mut bytes = vec![0; 1 << 16];
+        while let Ok(count @ 1..) = from.read(&mut bytes) {
+            // Whoever asks whether to send the body has not sent it yet.
+            let reply = !bytes.starts_with(b"HTTP/1.1 100");
+            if reply && put.swap(false, Ordering::SeqCst) && faults.loses() {
+                break;
+            }
+            if to.write_all(&bytes[..count]).is_err() {
+                break;
+            }
+        }
+        drop(from.shutdown(Shutdown::Both));
+        drop(to.shutdown(Shutdown::Both));
+    });
+}
