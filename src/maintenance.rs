@@ -23,6 +23,8 @@ const COLLECT_EVERY: Duration = Duration::from_secs(300);
 /// Archive files that no commit lists are looked for this often: only writers that lost leave any, and every file of
 /// the archive is looked at.
 const COLLECT_ARCHIVE_EVERY: Duration = Duration::from_secs(24 * 3_600);
+/// What failed is tried again after this, however rarely it is done: whoever waits for readiness waits for it.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// The log is told what it may forget this often.
 const RELEASE_EVERY: Duration = Duration::from_secs(30);
 
@@ -72,7 +74,10 @@ where
                 () = stop.cancelled() => return,
                 outcome = step(Arc::clone(&core)) => outcome,
             };
-            // A failure here is tried again at the next turn; until then more is kept than needed, never less.
+            // Until a failure is made good, more is kept than needed, never less.
+            if outcome.is_err() {
+                ticks.reset_after(period.min(TRY_AGAIN_AFTER));
+            }
             let problem = outcome.err().map(|error| failure::sentence(&error));
             if core.report.problem(what, problem.clone())
                 && let Some(problem) = problem

@@ -192,7 +192,11 @@ impl Running {
     pub(crate) fn ready(self) -> Self {
         let since = Instant::now();
         while !ready(&self.address) {
-            assert!(since.elapsed() < Duration::from_secs(60), "not ready within a minute");
+            assert!(
+                since.elapsed() < Duration::from_secs(60),
+                "after a minute still {}",
+                self.get("/readyz")
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         self

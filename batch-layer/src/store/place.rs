@@ -129,7 +129,7 @@ mod cloud {
 
     use super::{Arc, Patience, PlaceError};
 
-    const CONNECT: &str = "5 seconds";
+    const CONNECT: &str = "5s";
 
     /// The whole bucket, or why its settings do not do.
     pub(super) fn bucket(
@@ -142,7 +142,7 @@ mod cloud {
             max_retries: usize::MAX,
             retry_timeout: patience.retries,
         };
-        let request = format!("{} milliseconds", patience.request.as_millis());
+        let request = format!("{}ms", patience.request.as_millis());
         let (connect, whole) = (ClientConfigKey::ConnectTimeout, ClientConfigKey::Timeout);
         let built: Result<Arc<dyn ObjectStore>, object_store::Error> = match scheme {
             ObjectStoreScheme::AmazonS3 => AmazonS3Builder::from_env()
