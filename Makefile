@@ -1,6 +1,6 @@
 # What people and CI type. Everything runs with cargo alone.
 
-.PHONY: demo test lint bench soak grammar fuzz real-data corpus-duckdb
+.PHONY: demo test test-services lint bench soak grammar fuzz real-data corpus-duckdb
 
 # The whole platform on generated events: builds, then serves the page until Ctrl-C.
 demo:
@@ -8,6 +8,10 @@ demo:
 
 test:
 	cargo test --workspace
+
+# The tests that need servers, on servers of their own (a JDK 17 and Maven): started here, ended by their pids.
+test-services:
+	infra/services/with-kafka.sh cargo test --workspace kafka -- --nocapture
 
 lint:
 	cargo fmt --all -- --check

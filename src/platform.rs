@@ -13,8 +13,7 @@ use clap::ValueEnum;
 use foldline_batch_layer::scheduler::Ledger;
 use foldline_batch_layer::{Archive, Archiver, ArchiverHandle, ArchiverSettings, Generations, Recompute};
 use foldline_event_log::collect::{self, http::Collector};
-use foldline_event_log::embedded::EmbeddedSettings;
-use foldline_event_log::{Clock, EmbeddedLog, EventLog, Offset, SystemClock, Topic, TopicPartition};
+use foldline_event_log::{Clock, EventLog, LogError, Offset, SystemClock, Topic, TopicPartition, with_causes};
 use foldline_serving_layer::{Limits, ServedTopic, Serving, ServingParts};
 use foldline_speed_layer::{RealtimeStore, Snapshot, SpeedLayer, SpeedSettings};
 use foldline_sql::{Catalog, SourceFile, Stream};
@@ -30,11 +29,15 @@ use crate::batch_runs::{self, BatchParts, BatchRuns};
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::instance::Address;
+use crate::log::OpenLog;
 use crate::report::Report;
 use crate::{admin, installation, maintenance, pipelines};
 
 /// Requests in flight get this long to end when the platform stops.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// A log that is away at the start is asked again after this.
+const LOG_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -73,6 +76,8 @@ pub(crate) struct Core {
     pub(crate) report: Arc<Report>,
     pub(crate) serving: Arc<Serving>,
     pub(crate) ledger: Ledger,
+    /// Told when a topic has more partitions than this foldline reads: it starts anew then.
+    pub(crate) grown: tokio::sync::Notify,
     /// Held while the floors of the log are set: by releasing what no readable generation needs any more, and by a
     /// rollback, which makes an older generation readable again.
     pub(crate) floors: tokio::sync::Mutex<()>,
@@ -114,7 +119,7 @@ pub(crate) struct Platform {
     stop_http: CancellationToken,
     http: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
-    log: Arc<EmbeddedLog>,
+    log: OpenLog,
 }
 
 /// How a platform is started.
@@ -149,7 +154,9 @@ impl Platform {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (log_settings, log_clock) = (setting.merged.settings.clone(), Arc::clone(&clock));
         // Its own threads are started from this one, and give way as it does.
-        let opening = setting.work.spawn_blocking(move || open_log(&log_settings, log_clock));
+        let opening = setting
+            .work
+            .spawn_blocking(move || OpenLog::open(&log_settings, log_clock));
         let log = opening.await.context("opening the log panicked")??;
         let settings = installation::settle(&setting.merged)?;
         let listener = TcpListener::bind(&start.listen).await.map_err(|error| {
@@ -163,7 +170,8 @@ impl Platform {
             settings,
             catalog,
             clock,
-            log: log.clone(),
+            log: log.log(),
+            stays: start.stays,
             roles: start.roles.clone(),
             answers: setting.answers.clone(),
             work: setting.work.clone(),
@@ -249,6 +257,7 @@ struct Building {
     catalog: Arc<Catalog>,
     clock: Arc<dyn Clock>,
     log: Arc<dyn EventLog>,
+    stays: bool,
     roles: Vec<Role>,
     answers: Handle,
     work: Handle,
@@ -299,6 +308,7 @@ impl Building {
             serving: Arc::new(serving),
             ledger,
             floors: tokio::sync::Mutex::default(),
+            grown: tokio::sync::Notify::new(),
             work: self.work,
             instance: Uuid::new_v4(),
         })
@@ -308,7 +318,16 @@ impl Building {
     async fn topics(&self, archive: &Archive) -> anyhow::Result<Vec<(Arc<Stream>, Topic, Vec<Offset>)>> {
         let mut topics = Vec::new();
         for stream in self.catalog.streams() {
-            let topic = self.log.ensure_topic(&stream.topic, stream.partitions).await?;
+            let topic = self.topic(stream).await?;
+            if let Some(other) = archive.other_lives(&topic.name, topic.incarnation).await?.first() {
+                let (name, now) = (&topic.name, topic.incarnation);
+                return Err(Failure::No(format!(
+                    "topic \"{name}\" was deleted and created again: it lives as {now} now, and rows of {other} are \
+                     archived; an answer over both would be of neither: start with another data_dir, or give the stream \
+                     another topic"
+                ))
+                .into());
+            }
             let mut origins = Vec::new();
             for partition in topic.all_partitions() {
                 archive.judged_alike(stream, &partition).await?;
@@ -318,6 +337,19 @@ impl Building {
             topics.push((Arc::clone(stream), topic, origins));
         }
         Ok(topics)
+    }
+
+    /// What stays waits for a log that is away; a command says so and ends.
+    async fn topic(&self, stream: &Stream) -> Result<Topic, LogError> {
+        loop {
+            match self.log.ensure_topic(&stream.topic, stream.partitions).await {
+                Err(error @ LogError::Storage { .. }) if self.stays => {
+                    tracing::warn!(error = with_causes(&error), "waiting for the log");
+                    tokio::time::sleep(LOG_AGAIN).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     async fn archiver(&self, archive: &Archive) -> anyhow::Result<Option<ArchiverHandle>> {
@@ -419,14 +451,6 @@ impl RealtimeStore for NoSpeed {
     fn snapshot(&self) -> Snapshot {
         Snapshot::default()
     }
-}
-
-fn open_log(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<EmbeddedLog>> {
-    let mut log = EmbeddedSettings::new(settings.data_dir.join("log"));
-    log.retention_ms = Some(i64::try_from(settings.log.retention_ms)?);
-    log.retention_bytes = Some(settings.log.retention_bytes);
-    log.record_bytes_max = settings.log.record_bytes_max;
-    Ok(EmbeddedLog::open(log, clock)?)
 }
 
 fn router(core: &Arc<Core>, roles: &[Role]) -> Router {

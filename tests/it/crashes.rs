@@ -32,15 +32,21 @@ impl Dice {
 
 #[test]
 fn soak_of_kills_loses_and_repeats_nothing() {
+    soak(&Folder::new(), "");
+}
+
+/// Kills a foldline in `folder` again and again; `log` are the settings of its log.
+pub(crate) fn soak(folder: &Folder, log: &str) {
     let soak = std::env::var_os("FOLDLINE_SOAK").is_some();
     let seed = std::env::var("FOLDLINE_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
     println!("FOLDLINE_SEED={seed}");
     let mut dice = Dice(seed);
-    let folder = Folder::new();
     let settings = "[archive]\nroll_age_ms = 200\n[speed]\ncut_every_ms = 50\ncheckpoint_every_ms = 300\n\
                     [serve]\nlongest_query_ms = 5000\n";
-    folder.set(&format!("{settings}[batch]\nkeep = 2\nschedule = \"* * * * * *\"\n"));
+    folder.set(&format!(
+        "{log}{settings}[batch]\nkeep = 2\nschedule = \"* * * * * *\"\n"
+    ));
     let lines: String = (0..ROWS)
         .map(|row| {
             let (page, day, hour) = (row % 97, 1 + row / (ROWS / 3 + 1), row % 24);
@@ -67,7 +73,7 @@ fn soak_of_kills_loses_and_repeats_nothing() {
         folder.ok(&["verify", "--all"]);
     }
     // A scheduled run would only be in the way of the one by hand.
-    folder.set(&format!("{settings}[batch]\nschedule = \"\"\n"));
+    folder.set(&format!("{log}{settings}[batch]\nschedule = \"\"\n"));
     let running = folder.start();
     folder.ok(&["import", "visits.ndjson", "--stream", "visits", "--wait"]);
     folder.ok(&["batch", "run", "--full"]);

@@ -11,3 +11,5 @@ mod cli;
 mod crashes;
 mod explain;
 mod installation;
+#[cfg(feature = "kafka")]
+mod kafka;

@@ -265,12 +265,13 @@ impl Committer {
                     kept.push(pending);
                     continue;
                 };
-                if !caught_up.is_new(sequence) {
+                let name = producers::name_of(pending.topic.incarnation, &sequence.producer);
+                if !caught_up.is_new(pending.topic.incarnation, sequence) {
                     drop(pending.done.send(Ok(Appended::Already)));
-                } else if progress.iter().any(|(producer, _)| *producer == sequence.producer) {
+                } else if progress.iter().any(|(noted, _)| *noted == name) {
                     later.push(pending);
                 } else {
-                    progress.push((sequence.producer.clone(), Some(sequence.sequence)));
+                    progress.push((name, Some(sequence.sequence)));
                     kept.push(pending);
                 }
             }

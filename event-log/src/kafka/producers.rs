@@ -1,7 +1,8 @@
 //! What each producer appended last: a compacted topic of our own, written in the same transactions as the records.
 //!
 //! So a repeated append is recognised by whoever comes next, after a crash too: either both are there or neither is.
-//! Requests are forgotten after a day. Two processes that append for one producer at the same moment would both see
+//! A number stands under the id of the topic and the name of the producer: a topic that was created again knows nothing
+//! of what its former life was given. Requests are forgotten after a day. Two processes that append for one producer at the same moment would both see
 //! that nothing is stored yet: one file is imported by one process at a time.
 
 use std::collections::{HashMap, VecDeque};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use arrow::array::Array;
 use tokio::sync::{Mutex, MutexGuard};
+use uuid::Uuid;
 
 use super::ends::Ends;
 use super::fetch::Fetcher;
@@ -62,7 +64,10 @@ impl Producers {
 
     pub(super) async fn last_sequence(&self, producer: &str) -> Result<Option<u64>, LogError> {
         let state = self.caught_up().await?;
-        Ok(state.last.get(producer).map(|(sequence, _)| *sequence))
+        // A producer appends to one topic; which one, its name does not say.
+        let lives = self.topics.lives_known().into_iter();
+        let found = lives.filter_map(|life| state.last.get(&name_of(life, producer)));
+        Ok(found.map(|(sequence, _)| *sequence).max())
     }
 
     /// Everything that is stored now.
@@ -141,14 +146,18 @@ impl Producers {
 impl State {
     /// Whether `sequence` is new. A request appends once: its sequence is a fingerprint, not a number, so any other one
     /// is another body under its name and no later append.
-    pub(super) fn is_new(&self, sequence: &ProducerSequence) -> bool {
+    pub(super) fn is_new(&self, life: Uuid, sequence: &ProducerSequence) -> bool {
         let request = sequence.producer.starts_with(FORGOTTEN_PREFIX);
-        let last = self.last.get(&sequence.producer);
+        let last = self.last.get(&name_of(life, &sequence.producer));
         last.is_none_or(|(last, _)| !request && sequence.sequence > *last)
     }
 
+    /// Notes the number of a producer under its [`name_of`].
     pub(super) fn note(&mut self, producer: String, sequence: u64, time_ms: i64) {
-        if producer.starts_with(FORGOTTEN_PREFIX) {
+        let request = producer
+            .split_once('/')
+            .is_some_and(|(_, name)| name.starts_with(FORGOTTEN_PREFIX));
+        if request {
             self.requests.push_back((time_ms, producer.clone()));
         }
         self.last.insert(producer, (sequence, time_ms));
@@ -178,4 +187,9 @@ impl State {
         let count = self.forgotten.len().min(FORGET_AT_ONCE);
         self.forgotten.drain(..count).collect()
     }
+}
+
+/// What the number of `producer` stands under.
+pub(super) fn name_of(life: Uuid, producer: &str) -> String {
+    format!("{life}/{producer}")
 }

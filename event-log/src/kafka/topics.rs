@@ -11,6 +11,7 @@ use std::time::Duration;
 use rdkafka::admin::{NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
 use super::client::{ASK_WITHIN, Clients};
 use super::ffi;
@@ -144,6 +145,15 @@ impl Topics {
     /// Refuses `partition` unless the brokers said at `since` or later that its topic lives on.
     pub(super) async fn lives(&self, partition: &TopicPartition, since: Instant) -> Result<(), LogError> {
         check(partition, &self.since(&partition.topic, since).await?)
+    }
+
+    /// The lives of the topics that were asked for.
+    pub(super) fn lives_known(&self) -> Vec<Uuid> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = entries
+            .values()
+            .filter_map(|entry| entry.known().topic.as_ref().map(|topic| topic.incarnation));
+        known.collect()
     }
 
     /// Who sets the timestamps of a topic; `None` before [`Topics::ensure`] has looked.
