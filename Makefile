@@ -1,6 +1,6 @@
 # What people and CI type. Everything runs with cargo alone.
 
-.PHONY: demo test test-services lint bench soak grammar fuzz real-data corpus-duckdb
+.PHONY: demo test test-services lint bench bench-services soak grammar fuzz real-data corpus-duckdb
 
 # The whole platform on generated events: builds, then serves the page until Ctrl-C.
 demo:
@@ -20,6 +20,12 @@ lint:
 # Figures, from a release build.
 bench:
 	cargo run --release --bin foldline -- bench
+
+# Figures over Kafka: processor seconds per million events.
+bench-services:
+	cargo build --release --bin foldline
+	FOLDLINE__LOG__KIND=kafka infra/services/with-kafka.sh sh -c \
+		'FOLDLINE__LOG__BROKERS=$$FOLDLINE_TEST_KAFKA target/release/foldline bench --kafka --events 1000000'
 
 # Crashes and agreement for longer than a test run may take: FOLDLINE_SOAK raises the number of rounds.
 soak:

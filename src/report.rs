@@ -43,7 +43,7 @@ impl Report {
     /// Looks at the log and at what is stored.
     pub(crate) async fn look(&self, core: &Core) -> anyhow::Result<()> {
         // At once: a log on brokers then asks them once for all.
-        let looks = core.partitions().into_iter().map(async |partition| {
+        let looks = core.partitions().into_iter().map(|partition| async move {
             let span = core.log.span(&partition).await?;
             Ok::<_, LogError>((partition, span))
         });
