@@ -1,6 +1,6 @@
 # What people and CI type. Everything runs with cargo alone.
 
-.PHONY: demo test test-services lint bench soak grammar fuzz real-data corpus-duckdb
+.PHONY: demo test test-services lint bench bench-services soak grammar fuzz real-data corpus-duckdb
 
 # The whole platform on generated events: builds, then serves the page until Ctrl-C. Without the clouds, which only a
 # longer build has.
@@ -10,9 +10,11 @@ demo:
 test:
 	cargo test --workspace
 
-# The tests of real servers, which this starts and ends: an S3 server and one of Google Cloud Storage. Needs Go.
+# The tests of real servers, which this starts and ends by their pids: Apache Kafka (a JDK 17 and Maven), an S3 server and
+# one of Google Cloud Storage (Go).
 test-services:
-	infra/services/test.sh cargo test --workspace --test it servers -- --nocapture
+	infra/services/with-kafka.sh infra/services/with-stores.sh \
+		cargo test --workspace --test it -- kafka servers --nocapture
 
 lint:
 	cargo fmt --all -- --check
@@ -21,6 +23,12 @@ lint:
 # Figures, from a release build.
 bench:
 	cargo run --release --bin foldline -- bench
+
+# Figures over Kafka: processor seconds per million events.
+bench-services:
+	cargo build --release --bin foldline
+	FOLDLINE__LOG__KIND=kafka infra/services/with-kafka.sh sh -c \
+		'FOLDLINE__LOG__BROKERS=$$FOLDLINE_TEST_KAFKA target/release/foldline bench --kafka --events 1000000'
 
 # Crashes and agreement for longer than a test run may take: FOLDLINE_SOAK raises the number of rounds.
 soak:

@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 
 use crate::failure::{self, Failure};
 use crate::platform::Core;
-use crate::{audit, batch_runs};
+use crate::{audit, batch_runs, gaps};
 
 /// Lines of progress that wait for a slow reader; more are dropped, since the next one says more.
 const LINES_AHEAD: usize = 64;
@@ -47,6 +47,7 @@ pub(crate) fn router(core: Shared) -> Router {
         .route("/v1/admin/verify", post(verify))
         .route("/v1/admin/archive/audit", post(audit_archive))
         .route("/v1/admin/archive/dead-letters", get(dead_letters))
+        .route("/v1/admin/gaps", get(list_gaps).post(accept_gaps))
         .with_state(core)
 }
 
@@ -308,6 +309,20 @@ async fn audit_archive(State(core): State<Shared>) -> Response {
             .problem("audit of the archive", (faults > 0).then_some(problem));
         Ok(serde_json::to_value(partitions)?)
     })
+}
+
+async fn list_gaps(State(core): State<Shared>) -> Result<Json<Value>, Refused> {
+    Ok(Json(serde_json::to_value(gaps::list(&core).await?)?))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GapRequest {
+    stream: String,
+}
+
+async fn accept_gaps(State(core): State<Shared>, Json(request): Json<GapRequest>) -> Result<Json<Value>, Refused> {
+    Ok(Json(serde_json::to_value(gaps::accept(&core, &request.stream).await?)?))
 }
 
 #[derive(Debug, Deserialize)]

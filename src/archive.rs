@@ -54,7 +54,7 @@ enum Act {
     },
 }
 
-const AUDIT_COLUMNS: [&str; 9] = [
+const AUDIT_COLUMNS: [&str; 10] = [
     "partition",
     "from",
     "until",
@@ -63,6 +63,7 @@ const AUDIT_COLUMNS: [&str; 9] = [
     "rows",
     "dead_letters",
     "holes",
+    "gaps",
     "faults",
 ];
 const LETTER_COLUMNS: [&str; 7] = ["stream", "partition", "offset", "record_time", "reason", "bytes", "raw"];
@@ -156,6 +157,7 @@ fn row(audit: &PartitionAudit) -> Row {
         ("rows", json!(audit.rows)),
         ("dead_letters", json!(audit.dead_letters)),
         ("holes", json!(audit.holes)),
+        ("gaps", json!(audit.gaps)),
         ("faults", json!(audit.findings_in_all)),
     ];
     columns

@@ -3,6 +3,8 @@
 //! Events are clicks of about 600 bytes of JSON with 13 fields, a million users among them. Each step prints what it
 //! did per second of wall clock and per second of one core (the processor time of the whole process).
 
+#[cfg(feature = "kafka")]
+mod kafka;
 mod sums;
 mod views;
 
@@ -75,15 +77,28 @@ pub(crate) struct Bench {
     /// Leave out the figures of single folds and sums
     #[arg(long)]
     short: bool,
+
+    /// Instead: Kafka to views and to the archive, on the brokers of the configuration
+    #[cfg(feature = "kafka")]
+    #[arg(long)]
+    kafka: bool,
 }
 
 impl Bench {
     /// Runs it in a folder of its own under `data_dir`, which goes afterwards.
     pub(crate) async fn run(self, setting: Setting) -> anyhow::Result<()> {
         let folder = Path::new(&setting.merged.settings.data_dir).join("bench");
-        let outcome = self.measure(&folder, &setting).await;
+        let outcome = self.measure_in(&folder, &setting).await;
         drop(std::fs::remove_dir_all(&folder));
         outcome
+    }
+
+    async fn measure_in(&self, folder: &Path, setting: &Setting) -> anyhow::Result<()> {
+        #[cfg(feature = "kafka")]
+        if self.kafka {
+            return kafka::measure(setting, folder, self.events).await;
+        }
+        self.measure(folder, setting).await
     }
 
     async fn measure(&self, folder: &Path, setting: &Setting) -> anyhow::Result<()> {
@@ -432,7 +447,7 @@ fn declared(stream: &Stream, columns: &[String]) -> Vec<String> {
 
 async fn reads(serving: &Serving, load: f64) -> anyhow::Result<()> {
     let mut random = Random(42);
-    let mut point = |_| vec![Filter::parse("user_id", &user(random.next()))];
+    let mut point = |_| vec![Filter::parse("user_id", &user(random.next(), USERS))];
     let first = Instant::now();
     read(serving, point(0)).await?;
     let first = first.elapsed().as_secs_f64() * 1e3;
@@ -523,9 +538,14 @@ impl Events {
     }
 
     fn next(&mut self) -> NewRecord {
+        self.next_of(USERS)
+    }
+
+    /// One of so many users.
+    fn next_of(&mut self, users: u64) -> NewRecord {
         let x = self.random.next();
         let kind = ["page_view", "add_to_cart", "purchase", "wishlist"][(x % 4) as usize];
-        let user = user(x);
+        let user = user(x, users);
         // 30 days of event time, going on with the log.
         let time = 1_510_758_058_000 + self.number * 1_728;
         self.number += 1;
@@ -544,8 +564,8 @@ impl Events {
     }
 }
 
-fn user(x: u64) -> String {
-    format!("{:x}.4126983939a", (x >> 8) % USERS)
+fn user(x: u64, users: u64) -> String {
+    format!("{:x}.4126983939a", (x >> 8) % users)
 }
 
 /// Xorshift, so that a bench is the same everywhere.

@@ -17,7 +17,18 @@ const DEFAULT_FILE: &str = "foldline.toml";
 /// Origin of what nobody set.
 const DEFAULT: &str = "default";
 /// Parts of key names whose values are never printed.
-const SECRET_WORDS: [&str; 5] = ["secret", "password", "token", "credential", "private"];
+const SECRET_WORDS: [&str; 8] = [
+    "secret",
+    "password",
+    "token",
+    "credential",
+    "private",
+    "key.pem",
+    "jaas",
+    "oauthbearer",
+];
+/// Under this, keys of librdkafka are passed on as they are.
+const PASSED_ON: &str = "log.kafka.";
 
 /// Every setting.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,7 +40,7 @@ pub(crate) struct Settings {
     pub(crate) pipelines: PathBuf,
     /// The HTTP side.
     pub(crate) http: Http,
-    /// The embedded log.
+    /// The log.
     pub(crate) log: Log,
     /// Where archive and generations lie.
     pub(crate) store: Store,
@@ -55,6 +66,23 @@ pub(crate) struct Http {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Log {
+    /// Where events are: `embedded`, on this machine, or `kafka`. Default `embedded`.
+    pub(crate) kind: LogKind,
+    /// Kafka's brokers: `host:port`, several with commas. Default none.
+    pub(crate) brokers: String,
+    /// Copies of topics that are created on Kafka; 0: as the brokers say. Default 0.
+    pub(crate) replication: i32,
+    /// How far clocks of brokers may lie behind this one, copying included. Default 2 s.
+    pub(crate) clock_skew_ms: u64,
+    /// Bytes fetched from Kafka ahead of each reader of a partition. Default 2 MiB.
+    pub(crate) fetch_bytes: usize,
+    /// Topics, with commas, that may be compacted. Default none.
+    pub(crate) accept_compacted: String,
+    /// Topics, with commas, whose producers may set timestamps without a bound. Default none.
+    pub(crate) accept_create_time: String,
+    /// Settings of librdkafka, `[log.kafka]`. Default none.
+    #[serde(skip)]
+    pub(crate) kafka: PassedOn,
     /// Events older than this may leave the log once they are archived and below every readable cut. Default 7 days.
     pub(crate) retention_ms: u64,
     /// Bytes per partition beyond which the same holds. Default 8 GiB.
@@ -74,6 +102,26 @@ pub(crate) struct Store {
     pub(crate) request_ms: u64,
     /// All tries of one request together. Default 180 s.
     pub(crate) retries_ms: u64,
+}
+
+/// Where events are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogKind {
+    /// On this machine.
+    Embedded,
+    /// On Kafka brokers.
+    Kafka,
+}
+
+/// Settings that are passed on. Their values may be secrets and are not printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct PassedOn(pub(crate) BTreeMap<String, String>);
+
+impl std::fmt::Debug for PassedOn {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 /// `archive`
@@ -136,6 +184,14 @@ impl Default for Settings {
                 listen: "127.0.0.1:8080".into(),
             },
             log: Log {
+                kind: LogKind::Embedded,
+                brokers: String::new(),
+                replication: 0,
+                clock_skew_ms: 2_000,
+                fetch_bytes: 2 * MIB,
+                accept_compacted: String::new(),
+                accept_create_time: String::new(),
+                kafka: PassedOn::default(),
                 retention_ms: 7 * 24 * 3_600_000,
                 retention_bytes: 8 << 30,
                 record_bytes_max: 8 * MIB,
@@ -192,14 +248,19 @@ impl Settings {
             ("archive.roll_bytes", self.archive.roll_bytes > 0),
             ("archive.memory_bytes", self.archive.memory_bytes > 0),
             ("log.record_bytes_max", self.log.record_bytes_max > 0),
+            ("log.fetch_bytes", self.log.fetch_bytes > 0),
             ("batch.keep", self.batch.keep > 0),
             ("serve.longest_query_ms", self.serve.longest_query_ms > 0),
             ("serve.query_memory_bytes", self.serve.query_memory_bytes > 0),
         ];
-        match positive.iter().find(|(_, holds)| !holds) {
-            Some((key, _)) => Err(Failure::Usage(format!("setting \"{key}\" must be above zero"))),
-            None => Ok(()),
+        if let Some((key, _)) = positive.iter().find(|(_, holds)| !holds) {
+            return Err(Failure::Usage(format!("setting \"{key}\" must be above zero")));
         }
+        if self.log.kind == LogKind::Kafka && self.log.brokers.trim().is_empty() {
+            let help = "setting \"log.brokers\" must name Kafka's brokers: \"host:port\", several with commas";
+            return Err(Failure::Usage(help.into()));
+        }
+        Ok(())
     }
 }
 
@@ -253,20 +314,25 @@ fn merge(file: Option<&Path>, environment: Environment, flags: &[FlagValue]) -> 
         .map(|(key, value)| (key, (value, DEFAULT.to_owned())))
         .collect();
     for (key, value, origin) in layers(file, environment, flags)? {
-        if !merged.contains_key(&key) {
+        if !merged.contains_key(&key) && !key.starts_with(PASSED_ON) {
             return Err(unknown_key(&key, &origin, merged.keys()).into());
         }
         merged.insert(key, (value, origin));
     }
 
     let mut builder = config::Config::builder();
+    let mut passed_on = PassedOn::default();
     for (key, (value, _)) in &merged {
-        builder = builder.set_override(key, value.clone())?;
+        match key.strip_prefix(PASSED_ON) {
+            Some(key) => drop(passed_on.0.insert(key.to_owned(), value.to_string())),
+            None => builder = builder.set_override(key, value.clone())?,
+        }
     }
-    let settings: Settings = builder
+    let mut settings: Settings = builder
         .build()
         .and_then(config::Config::try_deserialize)
         .map_err(|error| Failure::Usage(format!("the configuration does not fit: {error}")))?;
+    settings.log.kafka = passed_on;
     settings.check()?;
     let origins = merged
         .into_iter()
@@ -290,7 +356,7 @@ fn layers(
         let source = File::new(&path.to_string_lossy(), FileFormat::Toml);
         let values = source
             .collect()
-            .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
+            .map_err(|error| Failure::Usage(format!("cannot read {}: {}", path.display(), without_lines(&error))))?;
         let origin = path.display().to_string();
         layers.extend(
             flatten(values)
@@ -310,6 +376,15 @@ fn layers(
         ((*key).to_owned(), value, (*flag).to_owned())
     }));
     Ok(layers)
+}
+
+/// What is wrong with a file, without the lines that the parser quotes: there may be a secret in them.
+fn without_lines(error: &config::ConfigError) -> String {
+    let text = error.to_string();
+    let said = text
+        .lines()
+        .filter(|line| !line.contains('|') && !line.trim().is_empty());
+    said.collect::<Vec<_>>().join(" ")
 }
 
 fn unknown_key<'a>(key: &str, origin: &str, known: impl Iterator<Item = &'a String>) -> Failure {
@@ -422,5 +497,33 @@ mod tests {
     fn secrets_are_hidden() {
         assert_eq!(shown("store.secret_key", &Value::from("hush")), "********");
         assert_eq!(shown("http.listen", &Value::from("127.0.0.1:1")), "127.0.0.1:1");
+    }
+
+    #[test]
+    fn what_is_passed_on_is_taken_as_it_is_and_its_secrets_are_hidden() {
+        let file = file(
+            "[log]\nkind = \"kafka\"\nbrokers = \"b:1\"\n[log.kafka]\n\"sasl.password\" = \"hush\"\nlinger.ms = 3\n",
+        );
+        let environment = environment(&[("FOLDLINE__LOG__KAFKA__SSL__KEY__PEM", "hush too")]);
+        let merged = merge(Some(file.path()), environment, &[]).unwrap();
+        let passed = &merged.settings.log.kafka.0;
+        assert_eq!(passed["sasl.password"], "hush");
+        assert_eq!(passed["ssl.key.pem"], "hush too");
+        assert_eq!(passed["linger.ms"], "3");
+        assert!(!format!("{:?}", merged.settings).contains("hush"));
+        assert!(merged.origins.iter().all(|origin| !origin.value.contains("hush")));
+        let broken = self::file("[log.kafka]\n\"sasl.password\" = \"hush\" oops\n");
+        let error = merge(Some(broken.path()), self::environment(&[]), &[])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("cannot read") && !error.contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn kafka_needs_brokers() {
+        let error = merge(None, environment(&[("FOLDLINE__LOG__KIND", "kafka")]), &[])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("log.brokers"), "{error}");
     }
 }

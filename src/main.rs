@@ -18,11 +18,13 @@ mod counts;
 mod demo;
 mod explain;
 mod failure;
+mod gaps;
 mod generations;
 mod generator;
 mod import;
 mod installation;
 mod instance;
+mod log;
 mod maintenance;
 mod output;
 mod pipelines;
@@ -32,6 +34,7 @@ mod query;
 mod report;
 mod run;
 mod status;
+mod topics;
 mod verify;
 
 use std::io::IsTerminal;
@@ -92,6 +95,8 @@ enum Command {
     Verify(verify::Verify),
     Archive(archive::ArchiveCommand),
     Status(status::Status),
+    Gaps(gaps::GapsCommand),
+    Topics(topics::TopicsCommand),
     Config(config_command::ConfigCommand),
     Bench(bench::Bench),
 }
@@ -161,6 +166,8 @@ async fn dispatch(command: Command, setting: Setting) -> anyhow::Result<()> {
         Command::Verify(verify) => verify.run(setting).await,
         Command::Archive(archive) => archive.run(setting).await,
         Command::Status(status) => status.run(setting).await,
+        Command::Gaps(gaps) => gaps.run(setting).await,
+        Command::Topics(topics) => topics.run(setting).await,
         Command::Config(config) => config.run(&setting),
         Command::Bench(bench) => bench.run(setting).await,
     }

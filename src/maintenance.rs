@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use foldline_batch_layer::garbage;
 use foldline_batch_layer::scheduler::{Schedule, Scheduler};
-use foldline_event_log::{Offset, SystemClock};
+use foldline_event_log::{LogError, Offset, SystemClock};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,8 @@ const COLLECT_EVERY: Duration = Duration::from_secs(300);
 const COLLECT_ARCHIVE_EVERY: Duration = Duration::from_secs(24 * 3_600);
 /// What failed is tried again after this, however rarely it is done: whoever waits for readiness waits for it.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// It is looked this often whether topics grew, or live another life.
+const TOPICS_EVERY: Duration = Duration::from_secs(5);
 /// The log is told what it may forget this often.
 const RELEASE_EVERY: Duration = Duration::from_secs(30);
 
@@ -34,6 +36,7 @@ pub(crate) fn start(core: &Arc<Core>, start: &Start, stop: &CancellationToken) -
         every(core, LOOK_EVERY, stop, "looking at what is stored", look),
         every(core, ADOPT_EVERY, stop, "adopting generations", adopt),
         every(core, RELEASE_EVERY, stop, "releasing the log", release),
+        every(core, TOPICS_EVERY, stop, "looking at the topics", look_at_topics),
     ];
     if start.stays {
         let what = "collecting garbage of generations";
@@ -106,6 +109,27 @@ async fn run_by(schedule: Schedule, core: Arc<Core>, stop: CancellationToken) {
 
 async fn look(core: Arc<Core>) -> anyhow::Result<()> {
     core.report.look(&core).await
+}
+
+/// What is not what this foldline was started with is said; more partitions are read after a new start.
+async fn look_at_topics(core: Arc<Core>) -> anyhow::Result<()> {
+    for (_, known, _) in &core.topics {
+        let name = &known.name;
+        let now = match core.log.topic(name).await {
+            Err(LogError::UnknownTopic(_)) => anyhow::bail!("topic \"{name}\" was deleted"),
+            now => now?,
+        };
+        if now.incarnation != known.incarnation {
+            let (before, now) = (known.incarnation, now.incarnation);
+            anyhow::bail!("topic \"{name}\" was deleted and created again: it was {before} and is {now} now");
+        }
+        if now.partitions > known.partitions {
+            let (before, now) = (known.partitions, now.partitions);
+            core.grown.notify_one();
+            anyhow::bail!("topic \"{name}\" has {now} partitions, {before} are read; starting anew");
+        }
+    }
+    Ok(())
 }
 
 async fn adopt(core: Arc<Core>) -> anyhow::Result<()> {

@@ -14,8 +14,7 @@ use foldline_batch_layer::scheduler::Ledger;
 use foldline_batch_layer::store::{self, Patience, PlaceError};
 use foldline_batch_layer::{Archive, Archiver, ArchiverHandle, ArchiverSettings, Generations, Recompute};
 use foldline_event_log::collect::{self, http::Collector};
-use foldline_event_log::embedded::EmbeddedSettings;
-use foldline_event_log::{Clock, EmbeddedLog, EventLog, Offset, SystemClock, Topic, TopicPartition};
+use foldline_event_log::{Clock, EventLog, LogError, Offset, SystemClock, Topic, TopicPartition, with_causes};
 use foldline_serving_layer::{Limits, ServedTopic, Serving, ServingParts};
 use foldline_speed_layer::{RealtimeStore, Snapshot, SpeedLayer, SpeedSettings};
 use foldline_sql::{Catalog, SourceFile, Stream};
@@ -31,6 +30,7 @@ use crate::batch_runs::{self, BatchParts, BatchRuns};
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::instance::Address;
+use crate::log::OpenLog;
 use crate::report::Report;
 use crate::{admin, installation, maintenance, pipelines};
 
@@ -38,6 +38,9 @@ use crate::{admin, installation, maintenance, pipelines};
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// A start gives up when the object store does not answer for so long.
 const START_WITHIN: Duration = Duration::from_secs(10);
+
+/// A log that is away at the start is asked again after this.
+const LOG_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -76,6 +79,8 @@ pub(crate) struct Core {
     pub(crate) report: Arc<Report>,
     pub(crate) serving: Arc<Serving>,
     pub(crate) ledger: Ledger,
+    /// Told when a topic has more partitions than this foldline reads: it starts anew then.
+    pub(crate) grown: tokio::sync::Notify,
     /// Held while the floors of the log are set: by releasing what no readable generation needs any more, and by a
     /// rollback, which makes an older generation readable again.
     pub(crate) floors: tokio::sync::Mutex<()>,
@@ -117,7 +122,7 @@ pub(crate) struct Platform {
     stop_http: CancellationToken,
     http: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
-    log: Arc<EmbeddedLog>,
+    log: OpenLog,
 }
 
 /// How a platform is started.
@@ -152,7 +157,9 @@ impl Platform {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (log_settings, log_clock) = (setting.merged.settings.clone(), Arc::clone(&clock));
         // Its own threads are started from this one, and give way as it does.
-        let opening = setting.work.spawn_blocking(move || open_log(&log_settings, log_clock));
+        let opening = setting
+            .work
+            .spawn_blocking(move || OpenLog::open(&log_settings, log_clock));
         let log = opening.await.context("opening the log panicked")??;
         let store = open_store(&setting.merged.settings).await?;
         let settings = installation::settle(&setting.merged, store.as_ref()).await?;
@@ -167,8 +174,9 @@ impl Platform {
             settings,
             catalog,
             clock,
-            log: log.clone(),
+            log: log.log(),
             store,
+            stays: start.stays,
             roles: start.roles.clone(),
             answers: setting.answers.clone(),
             work: setting.work.clone(),
@@ -279,6 +287,7 @@ struct Building {
     clock: Arc<dyn Clock>,
     log: Arc<dyn EventLog>,
     store: Arc<dyn ObjectStore>,
+    stays: bool,
     roles: Vec<Role>,
     answers: Handle,
     work: Handle,
@@ -329,6 +338,7 @@ impl Building {
             serving: Arc::new(serving),
             ledger,
             floors: tokio::sync::Mutex::default(),
+            grown: tokio::sync::Notify::new(),
             work: self.work,
             instance: Uuid::new_v4(),
         })
@@ -338,7 +348,16 @@ impl Building {
     async fn topics(&self, archive: &Archive) -> anyhow::Result<Vec<(Arc<Stream>, Topic, Vec<Offset>)>> {
         let mut topics = Vec::new();
         for stream in self.catalog.streams() {
-            let topic = self.log.ensure_topic(&stream.topic, stream.partitions).await?;
+            let topic = self.topic(stream).await?;
+            if let Some(other) = archive.other_lives(&topic.name, topic.incarnation).await?.first() {
+                let (name, now) = (&topic.name, topic.incarnation);
+                return Err(Failure::No(format!(
+                    "topic \"{name}\" was deleted and created again: it lives as {now} now, and rows of {other} are \
+                     archived; an answer over both would be of neither: start with another data_dir, or give the stream \
+                     another topic"
+                ))
+                .into());
+            }
             let mut origins = Vec::new();
             for partition in topic.all_partitions() {
                 archive.judged_alike(stream, &partition).await?;
@@ -348,6 +367,19 @@ impl Building {
             topics.push((Arc::clone(stream), topic, origins));
         }
         Ok(topics)
+    }
+
+    /// What stays waits for a log that is away; a command says so and ends.
+    async fn topic(&self, stream: &Stream) -> Result<Topic, LogError> {
+        loop {
+            match self.log.ensure_topic(&stream.topic, stream.partitions).await {
+                Err(error @ LogError::Storage { .. }) if self.stays => {
+                    tracing::warn!(error = with_causes(&error), "waiting for the log");
+                    tokio::time::sleep(LOG_AGAIN).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     async fn archiver(&self, archive: &Archive) -> anyhow::Result<Option<ArchiverHandle>> {
@@ -449,14 +481,6 @@ impl RealtimeStore for NoSpeed {
     fn snapshot(&self) -> Snapshot {
         Snapshot::default()
     }
-}
-
-fn open_log(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<EmbeddedLog>> {
-    let mut log = EmbeddedSettings::new(settings.data_dir.join("log"));
-    log.retention_ms = Some(i64::try_from(settings.log.retention_ms)?);
-    log.retention_bytes = Some(settings.log.retention_bytes);
-    log.record_bytes_max = settings.log.record_bytes_max;
-    Ok(EmbeddedLog::open(log, clock)?)
 }
 
 fn router(core: &Arc<Core>, roles: &[Role]) -> Router {

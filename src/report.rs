@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use foldline_batch_layer::{Generation, GenerationError, RunKind};
-use foldline_event_log::{Span, TopicPartition};
+use foldline_event_log::{LogError, Span, TopicPartition};
 use foldline_serving_layer::Count;
 use foldline_serving_layer::coverage::rfc3339_millis;
 use foldline_serving_layer::status::{
@@ -44,11 +44,12 @@ impl Report {
 
     /// Looks at the log and at what is stored.
     pub(crate) async fn look(&self, core: &Core) -> anyhow::Result<()> {
-        let mut spans = BTreeMap::new();
-        for partition in core.partitions() {
+        // At once: a log on brokers then asks them once for all.
+        let looks = core.partitions().into_iter().map(|partition| async move {
             let span = core.log.span(&partition).await?;
-            spans.insert(partition, span);
-        }
+            Ok::<_, LogError>((partition, span))
+        });
+        let spans: BTreeMap<_, _> = futures::future::try_join_all(looks).await?.into_iter().collect();
         let readable = core.generations.readable();
         let current = core.generations.current().map(|current| current.number);
         // A manifest never changes, and can be large: each is read once.

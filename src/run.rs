@@ -1,5 +1,7 @@
 //! `foldline run`: the platform, or some of its roles, until it is told to stop.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,22 +24,36 @@ impl Run {
     /// Runs it.
     pub(crate) async fn run(self, setting: Setting) -> anyhow::Result<()> {
         let settings = &setting.merged.settings;
-        let start = Start {
-            roles: if self.roles.is_empty() {
-                Role::ALL.to_vec()
-            } else {
-                self.roles
-            },
-            listen: settings.http.listen.clone(),
-            files: pipelines::read(&settings.pipelines)?,
-            stays: true,
-        };
-        let platform = Platform::start(&setting, start).await?;
-        say!("foldline is listening on {}", platform.url());
-        told_to_stop().await?;
-        tracing::info!("stopping");
-        platform.stop().await;
-        Ok(())
+        let stopped = told_to_stop();
+        tokio::pin!(stopped);
+        loop {
+            let start = Start {
+                roles: if self.roles.is_empty() {
+                    Role::ALL.to_vec()
+                } else {
+                    self.roles.clone()
+                },
+                listen: settings.http.listen.clone(),
+                files: pipelines::read(&settings.pipelines)?,
+                stays: true,
+            };
+            let platform = tokio::select! {
+                stopped = &mut stopped => return stopped,
+                platform = Platform::start(&setting, start) => platform?,
+            };
+            say!("foldline is listening on {}", platform.url());
+            let core = Arc::clone(platform.core());
+            let stopped = tokio::select! {
+                stopped = &mut stopped => Some(stopped),
+                () = core.grown.notified() => None,
+            };
+            drop(core);
+            tracing::info!("stopping");
+            platform.stop().await;
+            if let Some(stopped) = stopped {
+                return stopped;
+            }
+        }
     }
 }
 

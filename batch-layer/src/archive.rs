@@ -79,6 +79,9 @@ pub struct Commit {
     pub duplicates: u64,
     /// Values that became NULL because they did not fit, by column.
     pub nulled: BTreeMap<String, u64>,
+    /// Why the whole range is missing, where somebody acknowledged that it is: see [`Archive::accept_gap`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<String>,
 }
 
 /// A file of a commit.
@@ -355,6 +358,21 @@ impl Archive {
         let mut known = known.lock().await;
         self.read_on(partition, &mut known).await?;
         Ok(Arc::clone(&known.commits))
+    }
+
+    /// Lives of the topic other than `incarnation` that rows were archived from.
+    pub async fn other_lives(&self, topic: &str, incarnation: Uuid) -> Result<Vec<Uuid>, ArchiveError> {
+        let folder = path::origins(topic);
+        let listed = self.store.list_with_delimiter(Some(&folder)).await;
+        let listed = listed.map_err(|source| ArchiveError::Store {
+            attempt: format!("listing {folder}"),
+            source,
+        })?;
+        let lives = listed
+            .common_prefixes
+            .iter()
+            .filter_map(|life| life.filename()?.parse().ok());
+        Ok(lives.filter(|life| *life != incarnation).collect())
     }
 
     /// Where reading the log goes on behind the archive: the end of the last commit, else the origin; `None` before

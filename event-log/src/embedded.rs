@@ -10,7 +10,7 @@
 
 mod commit;
 mod frame;
-mod partitioner;
+pub(crate) mod partitioner;
 mod producers;
 mod read;
 mod retention;

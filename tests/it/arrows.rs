@@ -31,18 +31,20 @@ const ARROWS: [(&str, &[&str]); 6] = [
 ];
 
 /// Outside systems: each at home in one crate only.
-const HOMES: [(&str, &str); 2] = [
+const HOMES: [(&str, &str); 3] = [
     ("fjall", "foldline-event-log"),
+    ("rdkafka", "foldline-event-log"),
     ("prometheus-client", "foldline-serving-layer"),
 ];
 
 /// What `sql` would need to do IO.
-const IO: [&str; 8] = [
+const IO: [&str; 9] = [
     "axum",
     "fjall",
     "hyper",
     "object_store",
     "parquet",
+    "rdkafka",
     "reqwest",
     "tokio",
     "tokio-util",

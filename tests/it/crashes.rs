@@ -32,18 +32,25 @@ impl Dice {
 
 #[test]
 fn soak_of_kills_loses_and_repeats_nothing() {
+    soak(&Folder::new(), "");
+}
+
+/// Kills a foldline in `folder` again and again; `log` are the settings of its log.
+pub(crate) fn soak(folder: &Folder, log: &str) {
     let soak = std::env::var_os("FOLDLINE_SOAK").is_some();
     let seed = std::env::var("FOLDLINE_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
     println!("FOLDLINE_SEED={seed}");
-    kill_and_verify(&Folder::new(), if soak { ROUNDS_SOAK } else { ROUNDS }, &mut Dice(seed));
+    kill_and_verify(folder, log, if soak { ROUNDS_SOAK } else { ROUNDS }, &mut Dice(seed));
 }
 
 /// So many rounds of kills, and in the end every row exactly once.
-pub(crate) fn kill_and_verify(folder: &Folder, rounds: u64, dice: &mut Dice) {
+pub(crate) fn kill_and_verify(folder: &Folder, log: &str, rounds: u64, dice: &mut Dice) {
     let settings = "[archive]\nroll_age_ms = 200\n[speed]\ncut_every_ms = 50\ncheckpoint_every_ms = 300\n\
                     [serve]\nlongest_query_ms = 5000\n";
-    folder.set(&format!("{settings}[batch]\nkeep = 2\nschedule = \"* * * * * *\"\n"));
+    folder.set(&format!(
+        "{log}{settings}[batch]\nkeep = 2\nschedule = \"* * * * * *\"\n"
+    ));
     let lines: String = (0..ROWS)
         .map(|row| {
             let (page, day, hour) = (row % 97, 1 + row / (ROWS / 3 + 1), row % 24);
@@ -69,7 +76,7 @@ pub(crate) fn kill_and_verify(folder: &Folder, rounds: u64, dice: &mut Dice) {
         folder.ok(&["verify", "--all"]);
     }
     // A scheduled run would only be in the way of the one by hand.
-    folder.set(&format!("{settings}[batch]\nschedule = \"\"\n"));
+    folder.set(&format!("{log}{settings}[batch]\nschedule = \"\"\n"));
     let running = folder.start();
     folder.ok(&["import", "visits.ndjson", "--stream", "visits", "--wait"]);
     folder.ok(&["batch", "run", "--full"]);

@@ -19,6 +19,14 @@ const VIEWS: &str =
 CREATE VIEW page_days AS SELECT page, tumble(at, INTERVAL '1 day') AS day, count(*) AS visits FROM visits GROUP BY 1, 2;
 CREATE VIEW days AS SELECT day, sum(visits) AS visits FROM page_days GROUP BY 1;\n";
 
+/// The log on these brokers, with little patience.
+pub(crate) fn kafka_settings(brokers: &str) -> String {
+    format!(
+        "[log]\nkind = \"kafka\"\nbrokers = \"{brokers}\"\nclock_skew_ms = 50\n\
+         [log.kafka]\n\"fetch.wait.max.ms\" = 10\n"
+    )
+}
+
 /// A folder with a pipeline and short intervals.
 pub(crate) struct Folder {
     folder: tempfile::TempDir,
@@ -48,6 +56,29 @@ impl Folder {
         };
         folder.set("[speed]\ncut_every_ms = 50\n[batch]\nschedule = \"\"\n");
         folder
+    }
+
+    /// The same over Kafka, with topics of its own.
+    pub(crate) fn on_kafka(brokers: &str, settings: &str) -> Self {
+        let folder = Self::new();
+        let topic = format!("visits-{:x}", rand::random::<u64>());
+        let streams = STREAMS.replace("topic = 'visits'", &format!("topic = '{topic}'"));
+        write(folder.path(), "sql/pipelines/web/streams.sql", &streams);
+        folder.set(&format!("{}{settings}", kafka_settings(brokers)));
+        folder
+    }
+
+    /// Name of the topic of `visits`.
+    pub(crate) fn topic(&self) -> String {
+        let streams = std::fs::read_to_string(self.path().join("sql/pipelines/web/streams.sql")).unwrap();
+        streams
+            .split("topic = '")
+            .nth(1)
+            .unwrap()
+            .split('\'')
+            .next()
+            .unwrap()
+            .to_owned()
     }
 
     /// Writes the configuration file.
@@ -178,7 +209,7 @@ fn get(address: &str, path: &str) -> String {
 
 /// A `foldline run`; killed at the end.
 pub(crate) struct Running {
-    address: String,
+    pub(crate) address: String,
     child: Child,
 }
 

@@ -11,4 +11,6 @@ mod cli;
 mod crashes;
 mod explain;
 mod installation;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod servers;

@@ -57,7 +57,7 @@ fn servers_give_the_answers_of_local_files() {
 #[test]
 fn servers_survive_kills() {
     for store in stores() {
-        kill_and_verify(&Folder::on_store(&store, &[]), 4, &mut Dice(7));
+        kill_and_verify(&Folder::on_store(&store, &[]), "", 4, &mut Dice(7));
     }
 }
 
@@ -66,7 +66,7 @@ fn servers_that_lose_replies_lose_no_data() {
     for store in stores() {
         let Some(proxy) = Proxy::before(&store) else { continue };
         proxy.faults.lose_every.store(5, Ordering::Relaxed);
-        kill_and_verify(&Folder::on_store(&store, &[proxy.variable()]), 2, &mut Dice(8));
+        kill_and_verify(&Folder::on_store(&store, &[proxy.variable()]), "", 2, &mut Dice(8));
         let lost = proxy.faults.lost.load(Ordering::Relaxed);
         assert!(lost > 10, "only {lost} replies were lost");
         println!("{store}: {lost} replies of puts were lost");

@@ -35,6 +35,9 @@ pub struct PartitionAudit {
     pub dead_letters: u64,
     /// Offsets in holes.
     pub holes: u64,
+    /// Offsets in gaps that were acknowledged.
+    #[serde(default)]
+    pub gaps: u64,
     /// What is wrong, the first hundred, in offset order. Empty: every offset is there exactly once.
     pub findings: Vec<AuditFinding>,
     /// How much is wrong in all.
@@ -95,6 +98,7 @@ impl Archive {
             rows: 0,
             dead_letters: 0,
             holes: 0,
+            gaps: 0,
             findings: Vec::new(),
             findings_in_all: 0,
         };
@@ -149,7 +153,11 @@ impl Archive {
             }));
         }
         for hole in &commit.holes {
-            audit.holes += hole.end.0.saturating_sub(hole.start.0);
+            let offsets = hole.end.0.saturating_sub(hole.start.0);
+            match commit.gap {
+                Some(_) => audit.gaps += offsets,
+                None => audit.holes += offsets,
+            }
             accounted.push(hole.start.0..hole.end.0);
         }
         account(commit, accounted, audit);

@@ -103,6 +103,7 @@ fn describe(stream: &Stream, batches: &[EventBatch], attempt: Uuid) -> Result<Co
         late: 0,
         duplicates: 0,
         nulled: BTreeMap::new(),
+        gap: None,
     };
     let unreadable = |source: ParquetError| ArchiveError::Encode {
         partition: partition.clone(),

@@ -29,6 +29,11 @@ pub fn commit(partition: &TopicPartition, first: Offset) -> Path {
     commits(partition).join(format!("{:020}.json", first.0))
 }
 
+/// The folder of what says where the partitions of a topic begin, by life.
+pub fn origins(topic: &str) -> Path {
+    folder(["archive", topic, "_origins"])
+}
+
 /// The record that says where a partition begins.
 pub fn origin(partition: &TopicPartition) -> Path {
     folder([

@@ -1,8 +1,9 @@
 //! Files first, then the commit record that lists them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use foldline_event_log::{EventBatch, TopicPartition};
+use foldline_event_log::{EventBatch, MarkState, Offset, RecordTime, Tick, TopicPartition};
 use foldline_sql::Stream;
 use futures::{StreamExt, TryStreamExt};
 use parquet::errors::ParquetError;
@@ -11,7 +12,7 @@ use uuid::Uuid;
 
 use super::encode::{EncodedFile, encode};
 use super::{Archive, ArchiveError, ArchivedFile, Commit, follows, path};
-use crate::store::{self, Created};
+use crate::store::{self, Created, Record};
 
 /// Encoded files that wait for a place among those being stored.
 const ENCODED_FILES_MAX: usize = 2;
@@ -47,6 +48,46 @@ impl Archive {
         })??;
         (commit.files, commit.dead_letters) = in_order(files);
         self.publish(commit).await
+    }
+
+    /// Records that the offsets from the end of the archive to `until` are gone, and why, so that archiving goes on
+    /// behind them. What they held is in no answer from the next cut on. Nothing is done where the archive has reached
+    /// `until`.
+    pub async fn accept_gap(
+        &self,
+        stream: &Stream,
+        partition: &TopicPartition,
+        until: Offset,
+        reason: String,
+    ) -> Result<Option<Arc<Commit>>, ArchiveError> {
+        self.judged_alike(stream, partition).await?;
+        let Some(resume) = self.resume(partition).await?.filter(|resume| resume.next < until) else {
+            return Ok(None);
+        };
+        // Before any record: the time before all records.
+        let record_time = resume.marks.record_time.unwrap_or(RecordTime(0));
+        let gap = resume.next..until;
+        let commit = Commit {
+            version: Commit::VERSION,
+            attempt: Uuid::new_v4(),
+            partition: partition.clone(),
+            offsets: gap.clone(),
+            first_tick: Tick(record_time.0),
+            judged_by: stream.judging_id(),
+            files: Vec::new(),
+            dead_letters: None,
+            holes: vec![gap],
+            boundaries: Vec::new(),
+            marks: MarkState {
+                record_time: Some(record_time),
+                ..resume.marks
+            },
+            late: 0,
+            duplicates: 0,
+            nulled: BTreeMap::new(),
+            gap: Some(reason),
+        };
+        self.publish(commit).await.map(Some)
     }
 
     /// Fails when the archive of `partition` was judged under another declaration than that of `stream`.

@@ -420,7 +420,10 @@ async fn commit(
 }
 
 fn note_failure(shared: &Shared, partition: &TopicPartition, standing: &watch::Sender<Standing>, error: &ArchiveError) {
-    let reason = foldline_event_log::with_causes(error);
+    let mut reason = foldline_event_log::with_causes(error);
+    if matches!(error, ArchiveError::Read(ReadError::Log(LogError::OutOfRange { .. }))) {
+        reason += "; what was between is gone unread: foldline gaps accept";
+    }
     tracing::warn!(%partition, error = reason, "archiving failed; trying again");
     shared.counters().retries += 1;
     standing.send_modify(|standing| standing.stop = Some(Stop::Passing(reason)));
@@ -440,6 +443,8 @@ fn may_pass(error: &ArchiveError) -> bool {
                 | object_store::Error::NotSupported { .. }
                 | object_store::Error::NotImplemented { .. }
         ),
+        // Offsets that are gone: until somebody acknowledges the gap.
+        ArchiveError::Read(ReadError::Log(LogError::OutOfRange { asked, span, .. })) => *asked < span.earliest,
         ArchiveError::Read(ReadError::Log(error)) => matches!(error, LogError::Storage { .. } | LogError::Full(_)),
         ArchiveError::Read(ReadError::Horizon { source, .. }) => {
             source.downcast_ref::<ArchiveError>().is_some_and(may_pass)

@@ -5,7 +5,7 @@ const MULTIPLIER: u32 = 0x5bd1_e995;
 const SHIFT: u32 = 24;
 
 /// The partition of `key` among `partitions`.
-pub(super) fn partition_of(key: &[u8], partitions: u32) -> u32 {
+pub(crate) fn partition_of(key: &[u8], partitions: u32) -> u32 {
     (murmur2(key) & 0x7fff_ffff) % partitions
 }
 

@@ -5,6 +5,8 @@ mod collect;
 mod decode;
 mod embedded;
 mod import;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod marks;
 mod reader;
 mod scripted;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts the servers that the tests of real services need, runs those tests, and ends the servers again.
-#   test.sh COMMAND...    the command finds where they are in its environment
+# Starts an S3 server and one of Google Cloud Storage, runs a command, and ends the servers again.
+#   with-stores.sh COMMAND...    the command finds where they are in its environment
 # Needs Go and curl. Ports of 127.0.0.1: S3_PORT (19000) and GCS_PORT (14443).
 set -euo pipefail
 

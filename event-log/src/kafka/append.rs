@@ -1,0 +1,584 @@
+//! Appends, each whole or not at all.
+//!
+//! One task takes everything that waits, stores it in one transaction, waits until readers can see it, and
+//! acknowledges. So the cost of a transaction (five to ten milliseconds) is shared by everyone who waits for it, and
+//! the numbers of producers lie in the same transaction as their records.
+//!
+//! What an error says of the records: before the commit was sent, they are certainly not stored (the brokers abort
+//! what is left open, at the latest when the next transaction begins). Behind that, they may be.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::types::RDKafkaErrorCode;
+use tokio::sync::{mpsc, oneshot};
+
+use super::client::{ASK_WITHIN, Clients, Context};
+use super::ends::Ends;
+use super::producers::{self, Producers};
+use super::topics::Topics;
+use crate::embedded::partitioner::partition_of;
+use crate::{Appended, LogError, NewRecord, Offset, ProducerSequence, Topic, TopicPartition};
+
+/// About so much goes into one transaction.
+const GROUP_BYTES: usize = 16 << 20;
+/// Weight of a record beside its bytes.
+const RECORD_OVERHEAD: usize = 128;
+/// How long a commit is tried before its outcome is left open.
+const COMMIT_WITHIN: Duration = Duration::from_secs(60);
+const TRY_WITHIN: Duration = Duration::from_secs(5);
+/// How long readers may take to see what was committed: first before the next transaction begins, then behind it.
+const SEEN_WITHIN: Duration = Duration::from_secs(1);
+const SEEN_AT_LAST: Duration = Duration::from_secs(30);
+
+/// Takes appends.
+#[derive(Debug)]
+pub(super) struct Appender {
+    clients: Arc<Clients>,
+    topics: Arc<Topics>,
+    queue: mpsc::UnboundedSender<Pending>,
+    waiting_bytes: Arc<AtomicUsize>,
+    /// Where the records without a key of the next append go.
+    turn: AtomicU32,
+}
+
+/// An append that waits.
+struct Pending {
+    topic: Topic,
+    records: Vec<(u32, NewRecord)>,
+    sequence: Option<ProducerSequence>,
+    weight: Weight,
+    done: oneshot::Sender<Result<Appended, LogError>>,
+}
+
+/// Bytes that wait; given back when it goes.
+struct Weight {
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Appender {
+    pub(super) fn start(
+        clients: Arc<Clients>,
+        topics: Arc<Topics>,
+        ends: Arc<Ends>,
+        producers: Arc<Producers>,
+    ) -> Self {
+        let (queue, waiting) = mpsc::unbounded_channel();
+        let committer = Committer {
+            clients: Arc::clone(&clients),
+            ends,
+            producers,
+            session: None,
+        };
+        tokio::spawn(committer.run(waiting));
+        Self {
+            clients,
+            topics,
+            queue,
+            waiting_bytes: Arc::default(),
+            turn: AtomicU32::new(0),
+        }
+    }
+
+    pub(super) async fn append(
+        &self,
+        name: &str,
+        records: Vec<NewRecord>,
+        sequence: Option<ProducerSequence>,
+    ) -> Result<Appended, LogError> {
+        let topic = self.topics.recent(name).await?;
+        if records.is_empty() && sequence.is_none() {
+            return Ok(Appended::Stored);
+        }
+        if let Some(sequence) = &sequence {
+            Producers::check(sequence)?;
+        }
+        let max = self.topics.record_bytes_max(name);
+        let mut bytes = RECORD_OVERHEAD;
+        for record in &records {
+            let record_bytes = weight_of(record);
+            if record_bytes > max {
+                return Err(LogError::TooLarge {
+                    bytes: record_bytes,
+                    max,
+                });
+            }
+            bytes += record_bytes + RECORD_OVERHEAD;
+        }
+        let weight = self.weigh(bytes)?;
+        let keyless = self.turn.fetch_add(1, Ordering::Relaxed) % topic.partitions;
+        let records = records.into_iter().map(|record| {
+            let place = record
+                .key
+                .as_ref()
+                .map_or(keyless, |key| partition_of(key, topic.partitions));
+            (place, record)
+        });
+        let (done, outcome) = oneshot::channel();
+        let pending = Pending {
+            records: records.collect(),
+            topic,
+            sequence,
+            weight,
+            done,
+        };
+        if self.queue.send(pending).is_err() {
+            return Err(LogError::Closed("its task has ended".into()));
+        }
+        outcome.await.unwrap_or_else(|_| {
+            let attempt = format!("appending to \"{name}\"");
+            Err(self.clients.failed(attempt, &"the log ended before it acknowledged"))
+        })
+    }
+
+    fn weigh(&self, bytes: usize) -> Result<Weight, LogError> {
+        let max = self.clients.settings().pending_bytes_max;
+        let before = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let weight = Weight {
+            bytes,
+            all: Arc::clone(&self.waiting_bytes),
+        };
+        // A large append is taken when nothing else waits.
+        if before > 0 && before + bytes > max {
+            return Err(LogError::Full(format!(
+                "{before} bytes wait for Kafka at {}, the bound is {max}",
+                self.clients.settings().brokers
+            )));
+        }
+        Ok(weight)
+    }
+}
+
+fn weight_of(record: &NewRecord) -> usize {
+    let headers = record.headers.iter().map(|(name, value)| name.len() + value.len());
+    record.key.as_ref().map_or(0, Bytes::len) + record.value.len() + headers.sum::<usize>()
+}
+
+/// Stores what waits.
+struct Committer {
+    clients: Arc<Clients>,
+    ends: Arc<Ends>,
+    producers: Arc<Producers>,
+    /// A producer that can begin a transaction.
+    session: Option<Session>,
+}
+
+/// What became of a transaction.
+enum Outcome {
+    /// It is stored; the last offset in every partition.
+    Stored(BTreeMap<(String, i32), i64>),
+    /// Certainly nothing is.
+    Not(Refusal),
+    /// Nobody knows.
+    Unknown(String),
+}
+
+/// Why nothing was stored.
+#[derive(Debug, Clone)]
+enum Refusal {
+    TooLarge,
+    NoTopic,
+    Other(String),
+}
+
+impl Committer {
+    async fn run(mut self, mut waiting: mpsc::UnboundedReceiver<Pending>) {
+        while let Some(first) = waiting.recv().await {
+            let mut bytes = first.weight.bytes;
+            let mut group = vec![first];
+            while bytes < GROUP_BYTES
+                && let Ok(next) = waiting.try_recv()
+            {
+                bytes += next.weight.bytes;
+                group.push(next);
+            }
+            self.store(group).await;
+        }
+    }
+
+    /// Stores `group`, and says so to everyone.
+    async fn store(&mut self, group: Vec<Pending>) {
+        let mut retry = Vec::new();
+        let several = group.len() > 1;
+        let Some((taken, later, outcome)) = self.take(group).await else {
+            return;
+        };
+        match outcome {
+            Outcome::Stored(ends) => self.acknowledge(taken, ends).await,
+            // One append may spoil the transaction for all: each for itself, then.
+            Outcome::Not(Refusal::TooLarge | Refusal::NoTopic) if several => retry = taken,
+            Outcome::Not(refusal) => {
+                for pending in taken {
+                    let error = self.refused(&pending, &refusal);
+                    drop(pending.done.send(Err(error)));
+                }
+            }
+            Outcome::Unknown(reason) => {
+                for pending in taken {
+                    let attempt = format!("committing an append to \"{}\"", pending.topic.name);
+                    drop(pending.done.send(Err(self.clients.failed(attempt, &reason))));
+                }
+            }
+        }
+        for pending in retry {
+            Box::pin(self.store(vec![pending])).await;
+        }
+        if !later.is_empty() {
+            Box::pin(self.store(later)).await;
+        }
+    }
+
+    /// Runs the transaction of those of `group` that are new: these, those that must wait for its outcome because
+    /// their producer is among them, and the outcome. `None`: everybody has an answer.
+    async fn take(&mut self, group: Vec<Pending>) -> Option<(Vec<Pending>, Vec<Pending>, Outcome)> {
+        let mut progress: Vec<(String, Option<u64>)> = Vec::new();
+        let mut new = group;
+        let mut later = Vec::new();
+        let producers = Arc::clone(&self.producers);
+        let mut state = None;
+        if new.iter().any(|pending| pending.sequence.is_some()) {
+            let mut caught_up = match producers.caught_up().await {
+                Ok(state) => state,
+                Err(error) => {
+                    let reason = crate::with_causes(&error);
+                    return Some((new, later, Outcome::Not(Refusal::Other(reason))));
+                }
+            };
+            let mut kept = Vec::new();
+            for pending in new {
+                let Some(sequence) = &pending.sequence else {
+                    kept.push(pending);
+                    continue;
+                };
+                let name = producers::name_of(pending.topic.incarnation, &sequence.producer);
+                if !caught_up.is_new(pending.topic.incarnation, sequence) {
+                    drop(pending.done.send(Ok(Appended::Already)));
+                } else if progress.iter().any(|(noted, _)| *noted == name) {
+                    later.push(pending);
+                } else {
+                    progress.push((name, Some(sequence.sequence)));
+                    kept.push(pending);
+                }
+            }
+            new = kept;
+            if new.is_empty() {
+                return None;
+            }
+            progress.extend(caught_up.tombstones().into_iter().map(|producer| (producer, None)));
+            state = Some(caught_up);
+        }
+        let outgoing: Vec<Outgoing> = new
+            .iter()
+            .flat_map(outgoing)
+            .chain(progress.iter().map(noted))
+            .collect();
+        let outcome = self.transact(outgoing).await;
+        if let (Some(state), Outcome::Stored(_)) = (&mut state, &outcome) {
+            for (producer, sequence) in progress {
+                if let Some(sequence) = sequence {
+                    state.note(producer, sequence, producers.now_ms());
+                }
+            }
+        }
+        Some((new, later, outcome))
+    }
+
+    /// One transaction, on a thread that may wait.
+    async fn transact(&mut self, outgoing: Vec<Outgoing>) -> Outcome {
+        let (clients, session) = (Arc::clone(&self.clients), self.session.take());
+        let ran = tokio::task::spawn_blocking(move || {
+            let session = match session {
+                Some(session) => session,
+                None => match Session::open(&clients) {
+                    Ok(session) => session,
+                    Err(error) => return (None, Outcome::Not(Refusal::Other(crate::with_causes(&error)))),
+                },
+            };
+            let (usable, outcome) = session.transact(&outgoing);
+            (usable.then_some(session), outcome)
+        });
+        match ran.await {
+            Ok((session, outcome)) => {
+                self.session = session;
+                outcome
+            }
+            Err(panic) => Outcome::Unknown(panic.to_string()),
+        }
+    }
+
+    /// Says that `stored` is, once readers can see it.
+    async fn acknowledge(&self, stored: Vec<Pending>, ends: BTreeMap<(String, i32), i64>) {
+        let mut places: Vec<(TopicPartition, Offset)> = Vec::new();
+        for ((name, partition), last) in ends {
+            let topic = stored
+                .iter()
+                .map(|pending| &pending.topic)
+                .find(|topic| topic.name == name);
+            if let Some(topic) = topic {
+                let end = Offset(last.cast_unsigned() + 1);
+                places.push((topic.partition(partition.cast_unsigned()), end));
+            }
+        }
+        let seen = seen(&self.ends, &places, SEEN_WITHIN).await;
+        let acknowledge = |stored: Vec<Pending>| {
+            for pending in stored {
+                drop(pending.done.send(Ok(Appended::Stored)));
+            }
+        };
+        if seen {
+            return acknowledge(stored);
+        }
+        let ends = Arc::clone(&self.ends);
+        tokio::spawn(async move {
+            if !self::seen(&ends, &places, SEEN_AT_LAST).await {
+                tracing::warn!("records are stored, but hidden behind an open transaction of another producer");
+            }
+            acknowledge(stored);
+        });
+    }
+
+    fn refused(&self, pending: &Pending, refusal: &Refusal) -> LogError {
+        match refusal {
+            Refusal::TooLarge => {
+                let bytes = pending
+                    .records
+                    .iter()
+                    .map(|(_, record)| weight_of(record))
+                    .max()
+                    .unwrap_or(0);
+                // The brokers do not say what they take.
+                LogError::TooLarge {
+                    bytes,
+                    max: bytes.saturating_sub(1),
+                }
+            }
+            Refusal::NoTopic => LogError::UnknownTopic(pending.topic.name.clone()),
+            Refusal::Other(reason) => LogError::Full(format!(
+                "Kafka at {} takes no records: {reason}",
+                self.clients.settings().brokers
+            )),
+        }
+    }
+}
+
+async fn seen(ends: &Ends, places: &[(TopicPartition, Offset)], within: Duration) -> bool {
+    let deadline = Instant::now() + within;
+    for (partition, end) in places {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !ends.await_end(partition, *end, left).await {
+            return false;
+        }
+    }
+    true
+}
+
+/// A record on its way.
+struct Outgoing {
+    topic: String,
+    partition: i32,
+    key: Option<Bytes>,
+    value: Option<Bytes>,
+    headers: Vec<(String, Bytes)>,
+}
+
+fn outgoing(pending: &Pending) -> impl Iterator<Item = Outgoing> {
+    pending.records.iter().map(|(partition, record)| Outgoing {
+        topic: pending.topic.name.clone(),
+        partition: partition.cast_signed(),
+        key: record.key.clone(),
+        value: Some(record.value.clone()),
+        headers: record.headers.clone(),
+    })
+}
+
+fn noted((producer, sequence): &(String, Option<u64>)) -> Outgoing {
+    Outgoing {
+        topic: producers::TOPIC.to_owned(),
+        partition: 0,
+        key: Some(Bytes::copy_from_slice(producer.as_bytes())),
+        value: sequence.map(|sequence| Bytes::from(sequence.to_string())),
+        headers: Vec::new(),
+    }
+}
+
+/// A producer of transactions. Blocks.
+struct Session {
+    producer: ThreadedProducer<Delivery>,
+    delivered: Arc<Mutex<Delivered>>,
+}
+
+/// What the brokers said of records.
+#[derive(Debug, Default)]
+struct Delivered {
+    last: BTreeMap<(String, i32), i64>,
+    failed: Option<RDKafkaErrorCode>,
+}
+
+struct Delivery {
+    context: Context,
+    delivered: Arc<Mutex<Delivered>>,
+}
+
+impl ClientContext for Delivery {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        self.context.log(level, facility, text);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.context.error(error, reason);
+    }
+}
+
+impl ProducerContext for Delivery {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let mut delivered = self.delivered.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(message) => {
+                let place = (message.topic().to_owned(), message.partition());
+                let last = delivered.last.entry(place).or_insert(-1);
+                *last = (*last).max(message.offset());
+            }
+            Err((error, _)) => {
+                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+                // A record that is purged says nothing of why.
+                let purged = matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight);
+                if delivered.failed.is_none() && !purged {
+                    delivered.failed = Some(code);
+                }
+            }
+        }
+    }
+}
+
+impl Session {
+    /// Ends what an earlier process left open under our name, and shuts it out.
+    fn open(clients: &Clients) -> Result<Self, LogError> {
+        let delivered = Arc::<Mutex<Delivered>>::default();
+        let context = Delivery {
+            context: clients.context(),
+            delivered: Arc::clone(&delivered),
+        };
+        let producer = ThreadedProducer::from_config_and_context(&clients.producer(), context);
+        let producer = producer.map_err(|cause| clients.failed("making a producer", &cause))?;
+        producer
+            .init_transactions(TRY_WITHIN)
+            .map_err(|cause| clients.failed("beginning transactions", &cause))?;
+        Ok(Self { producer, delivered })
+    }
+
+    /// Stores all of `outgoing` or nothing. Says also whether another transaction can follow.
+    fn transact(&self, outgoing: &[Outgoing]) -> (bool, Outcome) {
+        *self.delivered() = Delivered::default();
+        if let Err(error) = self.producer.begin_transaction() {
+            return (false, Outcome::Not(Refusal::Other(error.to_string())));
+        }
+        for record in outgoing {
+            if let Err(refusal) = self.send(record) {
+                return self.abort(refusal);
+            }
+        }
+        self.commit()
+    }
+
+    fn send(&self, record: &Outgoing) -> Result<(), Refusal> {
+        let deadline = Instant::now() + COMMIT_WITHIN;
+        let mut asked = false;
+        loop {
+            let mut outgoing: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&record.topic).partition(record.partition);
+            if let Some(key) = &record.key {
+                outgoing = outgoing.key(key);
+            }
+            if let Some(value) = &record.value {
+                outgoing = outgoing.payload(value);
+            }
+            if !record.headers.is_empty() {
+                let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+                let headers = record.headers.iter().fold(headers, |headers, (name, value)| {
+                    headers.insert(Header {
+                        key: name,
+                        value: Some(&value[..]),
+                    })
+                });
+                outgoing = outgoing.headers(headers);
+            }
+            let Err((error, _)) = self.producer.send(outgoing) else {
+                return Ok(());
+            };
+            match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                // A partition that was added since the producer looked.
+                Some(RDKafkaErrorCode::UnknownPartition) if !asked => {
+                    asked = true;
+                    drop(self.producer.client().fetch_metadata(Some(&record.topic), ASK_WITHIN));
+                }
+                Some(code) => return Err(refusal(code)),
+                None => return Err(Refusal::Other(error.to_string())),
+            }
+        }
+    }
+
+    fn commit(&self) -> (bool, Outcome) {
+        let deadline = Instant::now() + COMMIT_WITHIN;
+        // A commit flushes, and `flush` of the crate looks every 100 ms.
+        while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        loop {
+            let error = match self.producer.commit_transaction(TRY_WITHIN) {
+                Ok(()) => return (true, Outcome::Stored(std::mem::take(&mut self.delivered().last))),
+                Err(error) => error,
+            };
+            let later = Instant::now() >= deadline;
+            match error {
+                KafkaError::Transaction(error) if error.txn_requires_abort() => {
+                    let failed = self.delivered().failed;
+                    return self.abort(failed.map_or_else(|| Refusal::Other(error.string()), refusal));
+                }
+                KafkaError::Transaction(error) if error.is_retriable() && !later => {}
+                // Records are still on their way: the commit was not sent.
+                KafkaError::Flush(_) if !later => {}
+                KafkaError::Flush(code) => return self.abort(refusal(code)),
+                error => return (false, Outcome::Unknown(error.to_string())),
+            }
+        }
+    }
+
+    /// Nothing shall be stored. Where the brokers do not hear that, they hear it when the next session opens.
+    fn abort(&self, refusal: Refusal) -> (bool, Outcome) {
+        let aborted = self.producer.abort_transaction(TRY_WITHIN).is_ok();
+        (aborted, Outcome::Not(refusal))
+    }
+
+    fn delivered(&self) -> std::sync::MutexGuard<'_, Delivered> {
+        self.delivered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refusal(code: RDKafkaErrorCode) -> Refusal {
+    match code {
+        RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => Refusal::TooLarge,
+        RDKafkaErrorCode::UnknownTopicOrPartition
+        | RDKafkaErrorCode::UnknownTopic
+        | RDKafkaErrorCode::UnknownPartition => Refusal::NoTopic,
+        code => Refusal::Other(code.to_string()),
+    }
+}

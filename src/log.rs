@@ -1,0 +1,130 @@
+//! Opens the log that the settings name.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use foldline_event_log::embedded::EmbeddedSettings;
+use foldline_event_log::{Clock, EmbeddedLog, EventLog, LogError};
+
+use crate::config::{LogKind, Settings};
+
+/// A log, and what it takes to close it.
+#[derive(Debug)]
+pub(crate) struct OpenLog {
+    log: Arc<dyn EventLog>,
+    embedded: Option<Arc<EmbeddedLog>>,
+    /// The embedded log has a lock of its own.
+    _lock: Option<File>,
+}
+
+impl OpenLog {
+    /// Opens it on the current runtime, for the one process that may have the `data_dir`. Blocks for moments.
+    pub(crate) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        match settings.log.kind {
+            LogKind::Embedded => {
+                let embedded = embedded(settings, clock)?;
+                Ok(Self {
+                    log: Arc::clone(&embedded) as Arc<dyn EventLog>,
+                    embedded: Some(embedded),
+                    _lock: None,
+                })
+            }
+            LogKind::Kafka => {
+                let lock = lock(&settings.data_dir)?;
+                Ok(Self {
+                    log: kafka(settings, clock)?,
+                    embedded: None,
+                    _lock: Some(lock),
+                })
+            }
+        }
+    }
+
+    /// The log.
+    pub(crate) fn log(&self) -> Arc<dyn EventLog> {
+        Arc::clone(&self.log)
+    }
+
+    /// Stores what waits. Blocks.
+    pub(crate) fn close(self) {
+        if let Some(embedded) = &self.embedded {
+            embedded.close();
+        }
+    }
+}
+
+fn embedded(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<EmbeddedLog>> {
+    let mut log = EmbeddedSettings::new(settings.data_dir.join("log"));
+    log.retention_ms = Some(i64::try_from(settings.log.retention_ms)?);
+    log.retention_bytes = Some(settings.log.retention_bytes);
+    log.record_bytes_max = settings.log.record_bytes_max;
+    Ok(EmbeddedLog::open(log, clock)?)
+}
+
+/// The brokers of the settings; `data_dir` is not touched but for the name of our transactions.
+#[cfg(feature = "kafka")]
+pub(crate) fn kafka(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn EventLog>> {
+    let kafka = kafka_settings(settings)?;
+    kafka.check().map_err(crate::failure::Failure::Usage)?;
+    Ok(foldline_event_log::KafkaLog::open(kafka, clock)?)
+}
+
+/// Refuses what this foldline was built without.
+#[cfg(not(feature = "kafka"))]
+pub(crate) fn kafka(_settings: &Settings, _clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn EventLog>> {
+    let refusal = "log.kind = \"kafka\", and this foldline was built without the feature \"kafka\"";
+    Err(crate::failure::Failure::Usage(refusal.into()).into())
+}
+
+#[cfg(feature = "kafka")]
+fn kafka_settings(settings: &Settings) -> anyhow::Result<foldline_event_log::KafkaSettings> {
+    let log = &settings.log;
+    let name = transactional_id(&settings.data_dir)?;
+    let listed = |names: &str| {
+        let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut kafka = foldline_event_log::KafkaSettings::new(log.brokers.clone(), name);
+    kafka.librdkafka = log.kafka.0.clone();
+    kafka.replication = (log.replication > 0).then_some(log.replication);
+    kafka.record_bytes_max = log.record_bytes_max;
+    kafka.fetch_bytes = log.fetch_bytes;
+    kafka.clock_skew_ms = log.clock_skew_ms;
+    kafka.accept_compacted = listed(&log.accept_compacted);
+    kafka.accept_create_time = listed(&log.accept_create_time);
+    Ok(kafka)
+}
+
+/// The same after a restart, and another one in every `data_dir`.
+#[cfg(feature = "kafka")]
+fn transactional_id(data_dir: &Path) -> anyhow::Result<String> {
+    let path = data_dir.join("transactions");
+    let known = match std::fs::read_to_string(&path) {
+        Ok(known) => known,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let new = format!("foldline-{}", uuid::Uuid::new_v4());
+            let written = std::fs::create_dir_all(data_dir).and_then(|()| std::fs::write(&path, &new));
+            written.with_context(|| format!("cannot write {}", path.display()))?;
+            new
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    Ok(known.trim().to_owned())
+}
+
+/// One process at a time archives into a `data_dir`.
+fn lock(data_dir: &Path) -> anyhow::Result<File> {
+    let path = data_dir.join("lock");
+    let file = std::fs::create_dir_all(data_dir).and_then(|()| File::create(&path));
+    let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let held = format!("another process holds {}", path.display());
+            Err(LogError::Locked(held).into())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}

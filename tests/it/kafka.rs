@@ -1,0 +1,474 @@
+//! Whole installations over Apache Kafka, on the brokers that `FOLDLINE_TEST_KAFKA` names (`make test-services`).
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::cli::{text, write};
+use crate::crashes;
+use crate::installation::{Folder, kafka_settings};
+
+const SHORT: &str = "[speed]\ncut_every_ms = 50\n[archive]\nroll_age_ms = 200\n[batch]\nschedule = \"\"\n";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn brokers() -> Option<String> {
+    let brokers = std::env::var("FOLDLINE_TEST_KAFKA")
+        .ok()
+        .filter(|brokers| !brokers.is_empty());
+    if brokers.is_none() {
+        eprintln!("skipped: FOLDLINE_TEST_KAFKA names no brokers");
+    }
+    brokers
+}
+
+fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap()
+}
+
+fn wait<T>(done: T) -> T::Output
+where
+    T: Future,
+{
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(done)
+}
+
+/// An answer of the foldline at `address`: its status and its body.
+fn ask(address: &str, request: &str, headers: &str, body: &str) -> (u16, String) {
+    let Ok(mut stream) = TcpStream::connect(address) else {
+        return (0, String::new());
+    };
+    let length = body.len();
+    write!(
+        stream,
+        "{request} HTTP/1.0\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    if stream.read_to_string(&mut answer).is_err() {
+        return (0, answer);
+    }
+    let status = answer
+        .split_whitespace()
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or(0);
+    (status, answer)
+}
+
+/// Asks until the answer is as wanted.
+fn ask_until(address: &str, request: &str, wanted: impl Fn(u16, &str) -> bool) -> String {
+    let since = Instant::now();
+    loop {
+        let (status, answer) = ask(address, request, "", "");
+        if wanted(status, &answer) {
+            return answer;
+        }
+        assert!(since.elapsed() < PATIENCE, "{request}: {answer}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn visits(range: std::ops::Range<usize>) -> String {
+    let visit = |visit: usize| {
+        let (page, day) = (visit % 7, 1 + visit % 3);
+        format!(
+            "{{\"visit_id\":\"v{visit}\",\"page\":\"/{page}\",\"seconds\":1,\"at\":\"2026-03-0{day}T10:00:00Z\"}}\n"
+        )
+    };
+    range.map(visit).collect()
+}
+
+fn visits_counted(folder: &Folder) -> u64 {
+    let counted = folder.ok(&["query", "SELECT sum(visits) AS n FROM pages", "--format", "csv"]);
+    counted.lines().nth(1).unwrap().parse().unwrap_or(0)
+}
+
+fn import(folder: &Folder, name: &str, range: std::ops::Range<usize>) -> String {
+    write(folder.path(), name, &visits(range));
+    folder.ok(&["import", name, "--stream", "visits", "--wait", "--format", "csv"])
+}
+
+/// The pipelines of the shop, with topics of their own.
+fn shop(brokers: &str) -> Folder {
+    let folder = Folder::on_kafka(brokers, SHORT);
+    let unique = folder.topic();
+    for pipeline in ["shop", "reviews"] {
+        for file in ["streams.sql", "views.sql"] {
+            let path = format!("sql/pipelines/{pipeline}/{file}");
+            let sql = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&path)).unwrap();
+            write(
+                folder.path(),
+                &path,
+                &sql.replace("topic = '", &format!("topic = '{unique}-")),
+            );
+        }
+    }
+    std::fs::remove_dir_all(folder.path().join("sql/pipelines/web")).unwrap();
+    folder
+}
+
+fn shop_events(range: std::ops::Range<usize>) -> String {
+    let event = |number: usize| {
+        let (user, product, kind) = (number % 50, number % 30, ["view", "cart", "purchase"][number % 3]);
+        let (hour, minute) = (number / 60 % 24, number % 60);
+        format!(
+            "{{\"event_id\":\"e{number}\",\"user_id\":\"u{user}\",\"session_id\":\"s{user}\",\"event_type\":\"{kind}\",\
+             \"product_id\":\"p{product}\",\"category\":\"c{}\",\"price\":\"{product}.25\",\"quantity\":2,\
+             \"event_time\":\"2026-03-01T{hour:02}:{minute:02}:00Z\"}}\n",
+            product % 4
+        )
+    };
+    range.map(event).collect()
+}
+
+fn reviews(range: std::ops::Range<usize>) -> String {
+    let review = |number: usize| {
+        format!(
+            "{{\"review_id\":\"r{number}\",\"product_id\":\"p{}\",\"customer_id\":\"u{}\",\"star_rating\":{},\
+             \"helpful_votes\":1,\"total_votes\":2,\"verified_purchase\":\"Y\",\"review_headline\":\"h\",\
+             \"review_body\":\"b\",\"review_date\":\"2026-03-0{}\"}}\n",
+            number % 30,
+            number % 50,
+            1 + number % 5,
+            1 + number % 9
+        )
+    };
+    range.map(review).collect()
+}
+
+#[test]
+fn kafka_carries_both_pipelines_by_configuration_alone() {
+    let Some(brokers) = brokers() else { return };
+    let folder = shop(&brokers);
+    let created = folder.ok(&["topics", "create"]);
+    assert!(
+        created.contains("-shop_events: 8 partitions") && created.contains("-reviews: 8 partitions"),
+        "{created}"
+    );
+    assert_eq!(folder.ok(&["topics", "create"]), created, "nothing twice");
+
+    let running = folder.start().ready();
+    let (address, path) = (running.address.clone(), "POST /v1/streams/shop_events/events");
+    let json = "Content-Type: application/x-ndjson\r\n";
+    let keyed = format!("{json}Idempotency-Key: first\r\n");
+    let (status, answer) = ask(&address, path, &keyed, &shop_events(0..1000));
+    assert_eq!(status, 202, "{answer}");
+    let (status, answer) = ask(&address, path, &keyed, &shop_events(0..1000));
+    assert_eq!(status, 202, "the same answer, and nothing twice: {answer}");
+    write(folder.path(), "reviews.ndjson", &reviews(0..500));
+    folder.ok(&["import", "reviews.ndjson", "--stream", "reviews", "--wait"]);
+    let again = folder.ok(&[
+        "import",
+        "reviews.ndjson",
+        "--stream",
+        "reviews",
+        "--wait",
+        "--format",
+        "csv",
+    ]);
+    assert!(again.contains("reviews.ndjson,0,"), "nothing twice: {again}");
+    folder.ok(&["batch", "run"]);
+    let (status, answer) = ask(&address, path, json, &shop_events(900..1500));
+    assert_eq!(status, 202, "{answer}");
+    let raw = "SELECT count(*) AS n, count(DISTINCT event_id) AS ids FROM shop_events";
+    let since = Instant::now();
+    // 1000, and 600 of which 100 repeat, which the unique key hides.
+    while !folder.ok(&["query", raw, "--format", "csv"]).contains("\n1500,1500\n") {
+        assert!(
+            since.elapsed() < PATIENCE,
+            "{}",
+            folder.ok(&["query", raw, "--format", "csv"])
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let verified = folder.ok(&["verify", "--all", "--format", "csv"]);
+    assert!(
+        verified.lines().count() > 10 && !verified.contains(",false,"),
+        "{verified}"
+    );
+    running.terminate();
+
+    // A start again: from the checkpoints, the archive and the log.
+    let running = folder.start().ready();
+    let verified = folder.ok(&["verify", "--all", "--format", "csv"]);
+    assert!(!verified.contains(",false,"), "{verified}");
+    folder.ok(&["batch", "run", "--full"]);
+    folder.ok(&["verify", "--all"]);
+    let audit = folder.ok(&["archive", "audit", "--format", "csv"]);
+    let sum = |at: usize| -> u64 {
+        audit
+            .lines()
+            .skip(1)
+            .map(|line| line.split(',').nth(at).unwrap().parse::<u64>().unwrap())
+            .sum()
+    };
+    assert_eq!((sum(5), sum(9)), (2100, 0), "rows and faults: {audit}");
+    running.terminate();
+}
+
+#[test]
+fn kafka_topics_that_grow_are_read_whole() {
+    let Some(brokers) = brokers() else { return };
+    let folder = Folder::on_kafka(&brokers, SHORT);
+    let running = folder.start().ready();
+    import(&folder, "one.ndjson", 0..300);
+    folder.ok(&["batch", "run"]);
+    let topic = folder.topic();
+    let wanted = NewPartitions::new(&topic, 6);
+    wait(admin(&brokers).create_partitions([&wanted], &AdminOptions::new())).unwrap();
+    // It starts anew by itself, on another free port.
+    let since = Instant::now();
+    while !text(&folder.run(&["status", "--format", "csv"]).stdout)
+        .lines()
+        .any(|line| line.starts_with("visits,5,"))
+    {
+        assert!(since.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    import(&folder, "two.ndjson", 300..900);
+    assert_eq!(visits_counted(&folder), 900);
+    folder.ok(&["verify", "--all"]);
+    folder.ok(&["batch", "run"]);
+    assert_eq!(visits_counted(&folder), 900);
+    folder.ok(&["verify", "--all"]);
+    running.terminate();
+}
+
+#[test]
+fn kafka_records_that_are_deleted_unread_are_a_gap_that_somebody_accepts() {
+    let Some(brokers) = brokers() else { return };
+    let folder = Folder::on_kafka(&brokers, SHORT);
+    import(&folder, "one.ndjson", 0..300);
+    folder.ok(&["batch", "run"]);
+    // While nobody archives, records come and go.
+    let producer: rdkafka::producer::BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+    let topic = folder.topic();
+    for visit in 300..400 {
+        let value = visits(visit..visit + 1);
+        let record = rdkafka::producer::BaseRecord::<(), str>::to(&topic)
+            .partition(0)
+            .payload(value.trim());
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    rdkafka::producer::Producer::flush(&producer, PATIENCE).unwrap();
+    let mut until = TopicPartitionList::new();
+    until.add_partition_offset(&topic, 0, Offset::End).unwrap();
+    wait(admin(&brokers).delete_records(&until, &AdminOptions::new())).unwrap();
+
+    let running = folder.start();
+    let address = running.address.clone();
+    ask_until(&address, "GET /readyz", |status, answer| {
+        status == 503 && answer.contains("foldline gaps accept")
+    });
+    ask_until(&address, "GET /metrics", |_, answer| {
+        answer
+            .lines()
+            .any(|line| line.contains("stopped") && line.contains("archive") && line.trim().ends_with('1'))
+    });
+    let open = folder.ok(&["gaps", "list", "--format", "csv"]);
+    assert!(open.contains("visits,0,") && open.contains(",open,"), "{open}");
+    let verified = folder.run(&["verify", "--all"]);
+    assert_eq!(
+        verified.status.code(),
+        Some(1),
+        "{}{}",
+        text(&verified.stdout),
+        text(&verified.stderr)
+    );
+    let accepted = folder.ok(&["gaps", "accept", "visits"]);
+    assert!(accepted.contains("1 gaps accepted"), "{accepted}");
+    let since = Instant::now();
+    while !folder.run(&["batch", "run"]).status.success() {
+        assert!(since.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    ask_until(&address, "GET /readyz", |status, _| status == 200);
+    import(&folder, "two.ndjson", 400..500);
+    assert_eq!(
+        visits_counted(&folder),
+        400,
+        "the hundred that were deleted are in no answer"
+    );
+    folder.ok(&["verify", "--all"]);
+    folder.ok(&["batch", "run", "--full"]);
+    assert_eq!(visits_counted(&folder), 400);
+    folder.ok(&["verify", "--all"]);
+    folder.ok(&["archive", "audit"]);
+    let listed = folder.ok(&["gaps", "list", "--format", "csv"]);
+    assert!(listed.contains(",accepted,") && !listed.contains(",open,"), "{listed}");
+    running.terminate();
+}
+
+#[test]
+fn kafka_topics_that_are_created_again_are_refused() {
+    let Some(brokers) = brokers() else { return };
+    let folder = Folder::on_kafka(&brokers, SHORT);
+    let running = folder.start().ready();
+    import(&folder, "one.ndjson", 0..300);
+    folder.ok(&["batch", "run"]);
+    let topic = folder.topic();
+    wait(admin(&brokers).delete_topics(&[&topic], &AdminOptions::new())).unwrap();
+    ask_until(&running.address, "GET /readyz", |status, answer| {
+        status == 503 && answer.contains(&topic)
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    let again = NewTopic::new(&topic, 3, TopicReplication::Fixed(1)).set("message.timestamp.type", "LogAppendTime");
+    wait(admin(&brokers).create_topics([&again], &AdminOptions::new())).unwrap();
+    ask_until(&running.address, "GET /readyz", |status, answer| {
+        status == 503 && answer.contains("created again")
+    });
+    running.terminate();
+    let refused = folder.run(&["query", "SELECT * FROM pages"]);
+    assert!(
+        text(&refused.stderr).contains("was deleted and created again"),
+        "{}",
+        text(&refused.stderr)
+    );
+}
+
+#[test]
+fn kafka_settings_are_passed_on_and_their_secrets_hidden() {
+    let folder = Folder::new();
+    let away = kafka_settings("127.0.0.1:9") + "\"sasl.password\" = \"hush-hush\"\n\"debug\" = \"all\"\n";
+    folder.set(&away);
+    let shown = folder.ok(&["config"]);
+    assert!(shown.contains("sasl.password") && !shown.contains("hush"), "{shown}");
+    let away = foldline_logged(&folder, &["status"]);
+    assert!(away.contains("127.0.0.1:9") && !away.contains("hush"), "{away}");
+    folder.set(&(kafka_settings("127.0.0.1:9") + "\"auto.offset.reset\" = \"latest\"\n"));
+    let refused = folder.run(&["status"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        text(&refused.stderr).contains("auto.offset.reset"),
+        "{}",
+        text(&refused.stderr)
+    );
+}
+
+/// All that a command says with every log line.
+fn foldline_logged(folder: &Folder, arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_foldline"))
+        .current_dir(folder.path())
+        .env("RUST_LOG", "debug")
+        .args(arguments)
+        .output()
+        .unwrap();
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+#[test]
+fn kafka_soak_of_kills_loses_and_repeats_nothing() {
+    let Some(brokers) = brokers() else { return };
+    let folder = Folder::on_kafka(&brokers, "");
+    crashes::soak(&folder, &kafka_settings(&brokers));
+}
+
+/// A broker of the test's own.
+struct Broker {
+    folder: tempfile::TempDir,
+    port: u16,
+}
+
+impl Broker {
+    fn new(port: u16) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // After a kill a broker waits for the end of its own session.
+        let quick = "broker.session.timeout.ms=3000\nbroker.heartbeat.interval.ms=500\n";
+        write(folder.path(), "extra.properties", quick);
+        let broker = Self { folder, port };
+        broker.act("start");
+        broker
+    }
+
+    fn act(&self, act: &str) {
+        let lib = std::env::var("FOLDLINE_TEST_KAFKA_LIB").unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("infra/services/kafka.sh");
+        let done = Command::new(script)
+            .args([act, &self.folder.path().display().to_string(), &self.port.to_string()])
+            .env("KAFKA_LIB", lib)
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert!(done.success(), "{act}");
+    }
+
+    fn kill_minus_9(&self) {
+        let pid = std::fs::read_to_string(self.folder.path().join("pid")).unwrap();
+        assert!(
+            Command::new("kill")
+                .args(["-9", pid.trim()])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.act("stop");
+        } else {
+            self.kill_minus_9();
+        }
+    }
+}
+
+#[test]
+fn kafka_brokers_that_are_killed_are_named_and_come_back() {
+    if std::env::var_os("FOLDLINE_TEST_KAFKA_LIB").is_none() {
+        return;
+    }
+    let broker = Broker::new(19_492);
+    let folder = Folder::on_kafka(&broker.address(), SHORT);
+    let running = folder.start().ready();
+    let address = running.address.clone();
+    let path = "POST /v1/streams/visits/events";
+    let json = "Content-Type: application/x-ndjson\r\n";
+    let mut accepted = 0;
+    for round in 0..2 {
+        let stored = |from: usize| ask(&address, path, json, &visits(from..from + 50)).0;
+        assert_eq!(stored(accepted), 202);
+        accepted += 50;
+        folder.ok(&["batch", "run"]);
+        broker.kill_minus_9();
+        let named = ask_until(&address, "GET /readyz", |status, _| status == 503);
+        assert!(named.contains(&broker.address()), "{named}");
+        let refused = stored(accepted);
+        assert!(refused == 503 || refused == 500, "round {round}: {refused}");
+        broker.act("start");
+        ask_until(&address, "GET /readyz", |status, _| status == 200);
+        // A repeat of what may have been stored: the unique key hides it.
+        let since = Instant::now();
+        while stored(accepted) != 202 {
+            assert!(since.elapsed() < PATIENCE, "round {round}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        accepted += 50;
+        let since = Instant::now();
+        while visits_counted(&folder) != accepted as u64 {
+            assert!(since.elapsed() < PATIENCE, "{} of {accepted}", visits_counted(&folder));
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        folder.ok(&["verify", "--all"]);
+    }
+    folder.ok(&["batch", "run", "--full"]);
+    folder.ok(&["verify", "--all"]);
+    running.terminate();
+}
