@@ -36,6 +36,8 @@ enum Act {
     },
 }
 
+const OPEN: &str = "open";
+const ACCEPTED: &str = "accepted";
 const COLUMNS: [&str; 6] = ["stream", "partition", "from", "until", "state", "reason"];
 
 /// A range of offsets that no answer holds.
@@ -48,6 +50,31 @@ pub(crate) struct Gap {
     /// `open` stops its partition, `accepted` is recorded.
     state: String,
     reason: String,
+}
+
+impl Gap {
+    /// Whether it stops its partition.
+    pub(crate) fn is_open(&self) -> bool {
+        self.state == OPEN
+    }
+}
+
+impl std::fmt::Display for Gap {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            stream,
+            partition,
+            from,
+            until,
+            ..
+        } = self;
+        write!(formatter, "offsets {from}..{until} of {stream}/{partition}")
+    }
+}
+
+/// The gaps of a foldline.
+pub(crate) async fn ask(instance: &Instance) -> anyhow::Result<Vec<Gap>> {
+    instance.client().get_json("/v1/admin/gaps").await
 }
 
 impl GapsCommand {
@@ -99,7 +126,7 @@ pub(crate) async fn list(core: &Core) -> anyhow::Result<Vec<Gap>> {
             let archived = commits.last().map_or(*origin, |last| last.offsets.end);
             let earliest = core.log.span(partition).await?.earliest;
             if archived < earliest {
-                gaps.push(gap(archived, earliest, "open", "the log begins behind it".to_owned()));
+                gaps.push(gap(archived, earliest, OPEN, "the log begins behind it".to_owned()));
             }
         }
     }
@@ -126,7 +153,7 @@ pub(crate) async fn accept(core: &Core, name: &str) -> anyhow::Result<Vec<Gap>> 
                 partition: partition.partition.0,
                 from: commit.offsets.start.0,
                 until: commit.offsets.end.0,
-                state: "accepted".to_owned(),
+                state: ACCEPTED.to_owned(),
                 reason,
             });
         }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::Setting;
 use crate::audit::Finding;
 use crate::failure::Failure;
+use crate::gaps::{self, Gap};
 use crate::instance::Instance;
 use crate::output::say;
 use crate::output::{self, Format, Row};
@@ -44,8 +45,9 @@ impl Verify {
     pub(crate) async fn run(self, setting: Setting) -> anyhow::Result<()> {
         let instance = Instance::open(&setting, &[Role::Speed, Role::Serve]).await?;
         let outcome = self.audit(&instance).await;
+        let gaps = gaps::ask(&instance).await;
         instance.close().await;
-        let findings = outcome?;
+        let (findings, gaps) = (outcome?, gaps?);
         let rows: Vec<Row> = findings.iter().map(row).collect();
         output::print(&COLUMNS, &rows, self.format);
         if self.format == Format::Table {
@@ -67,6 +69,17 @@ impl Verify {
         if !unaudited.is_empty() {
             sentences.push(format!(
                 "could not be audited: {unaudited}; the reason stands with each"
+            ));
+        }
+        let (open, accepted): (Vec<&Gap>, Vec<&Gap>) = gaps.iter().partition(|gap| gap.is_open());
+        let named = |gaps: &[&Gap]| gaps.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if !accepted.is_empty() {
+            eprintln!("lost, and in no answer: {}", named(&accepted));
+        }
+        if !open.is_empty() {
+            sentences.push(format!(
+                "gone from the log unread: {}; foldline gaps accept",
+                named(&open)
             ));
         }
         match sentences.as_slice() {

@@ -48,7 +48,7 @@ impl Topic {
 pub struct Span {
     /// First offset that can still be read.
     pub earliest: Offset,
-    /// Offset that the next record gets.
+    /// Where readers end: the next record that they see gets this offset or a later one.
     pub end: Offset,
     /// Every record with a record time before this lies below `end`, now and for ever.
     pub complete_to: RecordTime,
@@ -110,7 +110,7 @@ pub struct NewRecord {
     pub headers: Vec<(String, Bytes)>,
 }
 
-/// Makes an append happen at most once: an append whose `sequence` is not beyond the last one stored for `producer`
+/// Makes an append happen at most once, as long as one process at a time appends for a producer: an append whose `sequence` is not beyond the last one stored for `producer`
 /// changes nothing. A producer `request/...` appends only once: then whatever other sequence changes nothing either.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProducerSequence {
@@ -221,7 +221,9 @@ pub trait EventLog: Send + Sync + std::fmt::Debug {
     /// The last sequence stored for `producer`, if any.
     async fn last_sequence(&self, producer: &str) -> Result<Option<u64>, LogError>;
 
-    /// Says that no reader needs anything below `floor` any more. Retention (time and bytes) never removes at or
-    /// above the floor; a partition without a floor is not trimmed at all.
+    /// Says that no reader needs anything below `floor` any more. The log's own retention (time and bytes) never removes
+    /// at or above the floor, and a partition without a floor is not trimmed at all. Where retention is somebody else's
+    /// (Kafka's topics have their own), this does nothing, and records can be gone that somebody still needs: reading
+    /// them is [`LogError::OutOfRange`].
     async fn release(&self, partition: &TopicPartition, floor: Offset) -> Result<(), LogError>;
 }

@@ -221,6 +221,7 @@ impl Ingest {
             Some(Ok(Progress::Batch(batch))) => self.fold(batch).await,
             Some(Ok(Progress::End { complete_to, end })) => {
                 self.end = end;
+                self.slot.read_all(Some(end));
                 self.complete_to = self.complete_to.max(Some(complete_to));
                 self.replay_until = None;
                 self.stopped = None;
@@ -366,6 +367,7 @@ impl Ingest {
         let (partition, from) = (&self.sources.partition, self.state.until());
         tracing::info!(%partition, from = from.0, to = floor.next.0, "beginning anew at the cut of a generation");
         self.replay_until = self.replay_until.max(Some(from));
+        self.slot.read_all(None);
         self.state.begin_at(floor);
         self.complete_to = floor.marks.record_time;
         self.pending = None;
@@ -407,6 +409,7 @@ impl Ingest {
     /// again that need not be, and few tries lead there.
     fn give_up_segments(&mut self) {
         let until = self.state.until();
+        self.slot.read_all(None);
         self.state.forget_last(self.give_up);
         self.give_up *= 2;
         self.complete_to = self.state.marks().record_time;

@@ -243,11 +243,11 @@ impl SpeedLayer {
             let slot = slot.ok_or_else(|| SpeedError::Unknown(partition.clone()))?;
             let mut views = slot.view.subscribe();
             let view = views
-                .wait_for(|view| view.until >= *target || view.stopped.is_some())
+                .wait_for(|view| slot.read_to(view) >= *target || view.stopped.is_some())
                 .await
                 .expect("the slot that sends is held")
                 .clone();
-            if let Some(reason) = view.stopped.clone().filter(|_| view.until < *target) {
+            if let Some(reason) = view.stopped.clone().filter(|_| slot.read_to(&view) < *target) {
                 return Err(SpeedError::Stopped {
                     partition: partition.clone(),
                     until: view.until,
@@ -277,6 +277,9 @@ impl RealtimeStore for SpeedLayer {
 pub(crate) struct Slot {
     /// Swapped whole: a reader sees all views of the partition at one `until`.
     view: watch::Sender<Arc<PartitionView>>,
+    /// Where the log ended when everything in it was handed out: behind the last record there may be offsets that hold
+    /// none, which no batch covers.
+    end_read: AtomicU64,
     bytes: AtomicUsize,
     horizon_bytes: AtomicUsize,
     pub(crate) counted: Counted,
@@ -299,6 +302,7 @@ impl Slot {
     pub(crate) fn new(view: PartitionView) -> Self {
         Self {
             view: watch::Sender::new(Arc::new(view)),
+            end_read: AtomicU64::new(0),
             bytes: AtomicUsize::new(0),
             horizon_bytes: AtomicUsize::new(0),
             counted: Counted::default(),
@@ -311,6 +315,16 @@ impl Slot {
 
     pub(crate) fn publish(&self, view: PartitionView) {
         self.view.send_replace(Arc::new(view));
+    }
+
+    /// Everything below `end` was handed out; `None`: that is no longer so.
+    pub(crate) fn read_all(&self, end: Option<Offset>) {
+        self.end_read.store(end.map_or(0, |end| end.0), Ordering::Release);
+    }
+
+    /// Every record below this is in `view`.
+    fn read_to(&self, view: &PartitionView) -> Offset {
+        view.until.max(Offset(self.end_read.load(Ordering::Acquire)))
     }
 
     pub(crate) fn weigh(&self, bytes: usize, horizon_bytes: usize) {
@@ -331,7 +345,7 @@ impl Slot {
                 .segments
                 .first()
                 .map_or(view.until, |segment| segment.offsets.start),
-            until: view.until,
+            until: self.read_to(&view),
             end: view.end,
             complete_to: view.complete_to,
             replaying_to: view.replaying_to,

@@ -565,7 +565,9 @@ impl Session {
     /// Nothing shall be stored. Where the brokers do not hear that, they hear it when the next session opens.
     fn abort(&self, refusal: Refusal) -> (bool, Outcome) {
         let aborted = self.producer.abort_transaction(TRY_WITHIN).is_ok();
-        (aborted, Outcome::Not(refusal))
+        // A record that was refused leaves a hole in the producer's numbers, at which its next transaction may fail, too.
+        let usable = aborted && self.delivered().failed.is_none();
+        (usable, Outcome::Not(refusal))
     }
 
     fn delivered(&self) -> std::sync::MutexGuard<'_, Delivered> {

@@ -9,7 +9,7 @@
 //!
 //! One question goes out for all partitions that are read, however many readers wait.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -149,10 +149,10 @@ impl Ends {
                 .retain(|_, partition| asked.duration_since(partition.wanted) < ASKED_FOR);
             known.partitions.keys().cloned().collect()
         };
-        let places: Vec<(String, i32)> = wanted
-            .iter()
-            .map(|partition| (partition.topic.clone(), partition.partition.0.cast_signed()))
-            .collect();
+        // Two lives of a topic share a name, and only one answer.
+        let place = |partition: &TopicPartition| (partition.topic.clone(), partition.partition.0.cast_signed());
+        let places: Vec<(String, i32)> = wanted.iter().map(place).collect::<BTreeSet<_>>().into_iter().collect();
+        let asked_for = places.clone();
         // Before the question: whatever is appended after it has a timestamp of about this, or a later one.
         let now_ms = self.clock.now_ms();
         let question = move |client: &_| {
@@ -167,8 +167,12 @@ impl Ends {
         match answer {
             Ok((earliest, latest, stable)) => {
                 let answers = earliest.into_iter().zip(latest).zip(stable);
-                for (partition, ((earliest, latest), stable)) in wanted.iter().zip(answers) {
-                    let Some(entry) = known.partitions.get_mut(partition) else {
+                let answers: HashMap<_, _> = asked_for.into_iter().zip(answers).collect();
+                for partition in &wanted {
+                    let answer = answers.get(&place(partition)).cloned();
+                    let (Some(entry), Some(((earliest, latest), stable))) =
+                        (known.partitions.get_mut(partition), answer)
+                    else {
                         continue;
                     };
                     entry.asked = Some(asked);

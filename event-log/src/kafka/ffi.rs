@@ -183,10 +183,21 @@ impl std::fmt::Debug for Message {
     }
 }
 
-/// The id and the number of partitions of `topic`. Blocks.
+/// A broker to ask where the brokers name a controller that is none of them, as librdkafka's mock cluster does. Blocks.
+pub(super) fn without_controller<C: ClientContext>(client: &Client<C>, timeout: Duration) -> Option<i32> {
+    let metadata = client.fetch_metadata(None, timeout).ok()?;
+    // SAFETY: the client is valid; without a time to wait the call gives what is known.
+    let controller = unsafe { rd::rd_kafka_controllerid(client.native_ptr(), 0) };
+    let brokers = metadata.brokers();
+    let named = brokers.iter().any(|broker| broker.id() == controller);
+    brokers.first().filter(|_| !named).map(|broker| broker.id())
+}
+
+/// The id and the number of partitions of `topic`, as the controller says, or `broker`. Blocks.
 pub(super) fn describe_topic<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
+    broker: Option<i32>,
     timeout: Duration,
 ) -> Result<(Uuid, u32), (RDKafkaErrorCode, String)> {
     let name = CString::new(topic).map_err(|_| (RDKafkaErrorCode::InvalidTopic, "a NUL in its name".to_owned()))?;
@@ -195,6 +206,9 @@ pub(super) fn describe_topic<C: ClientContext>(
         rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
         timeout,
     );
+    if let Some(broker) = broker {
+        request.ask_broker(broker);
+    }
     let mut names = [name.as_ptr()];
     // SAFETY: client, options and queue are valid; the collection copies the name and is destroyed once asked.
     let event = unsafe {
@@ -315,6 +329,15 @@ impl Request {
             rd::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, complaint.as_mut_ptr(), complaint.len());
             let queue = rd::rd_kafka_queue_new(client.native_ptr());
             Self { options, queue }
+        }
+    }
+
+    /// Asks this broker.
+    fn ask_broker(&self, broker: i32) {
+        let mut complaint = [0 as c_char; 256];
+        // SAFETY: the options are valid; a broker that is refused leaves the controller.
+        unsafe {
+            rd::rd_kafka_AdminOptions_set_broker(self.options, broker, complaint.as_mut_ptr(), complaint.len());
         }
     }
 

@@ -5,7 +5,7 @@
 //! readers of a topic that wait for it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rdkafka::admin::{NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -41,6 +41,8 @@ pub(super) enum Timestamps {
 pub(super) struct Topics {
     clients: Arc<Clients>,
     entries: Mutex<HashMap<String, Arc<Entry>>>,
+    /// Who is asked where there is no controller.
+    broker: OnceLock<i32>,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +67,7 @@ impl Topics {
         Self {
             clients,
             entries: Mutex::default(),
+            broker: OnceLock::new(),
         }
     }
 
@@ -91,8 +94,15 @@ impl Topics {
         }
         let asked = Instant::now();
         let topic = name.to_owned();
-        let question = move |client: &_| ffi::describe_topic(client, &topic, ASK_WITHIN);
+        let broker = self.broker.get().copied();
+        let question = move |client: &_| ffi::describe_topic(client, &topic, broker, ASK_WITHIN);
         let outcome = self.clients.ask(asking_for(name), question).await?;
+        if broker.is_none() && matches!(outcome, Err((RDKafkaErrorCode::OperationTimedOut, _))) {
+            let question = |client: &_| Ok(ffi::without_controller(client, ASK_WITHIN));
+            if let Ok(Some(broker)) = self.clients.ask(asking_for(name), question).await? {
+                let _ = self.broker.set(broker);
+            }
+        }
         let mut known = entry.known();
         known.asked = Some(asked);
         known.failed = None;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::Array;
 use async_trait::async_trait;
 use bytes::Bytes;
 use foldline_event_log::{
@@ -35,6 +34,9 @@ fn brokers() -> Option<String> {
 fn settings(brokers: &str) -> KafkaSettings {
     let mut settings = KafkaSettings::new(brokers, format!("foldline-test-{}", Uuid::new_v4()));
     settings.clock_skew_ms = 50;
+    if let Ok(debug) = std::env::var("KDEBUG") {
+        settings.librdkafka.insert("debug".into(), debug);
+    }
     // Tests read from the beginning again and again.
     settings.librdkafka.insert("fetch.wait.max.ms".into(), "10".into());
     settings
@@ -344,6 +346,9 @@ async fn a_record_that_is_too_large_spoils_no_other() {
     let mut plain = settings(&brokers);
     plain.librdkafka.insert("compression.type".into(), "none".into());
     let log = open(plain);
+    while log.topic(&name).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     // Nobody looked at the topic's settings: only the broker knows its bound.
     let appends: Vec<_> = (0..10)
         .map(|number| {
@@ -406,7 +411,7 @@ fn settings_that_make_answers_inexact_and_unknown_ones_are_refused() {
         ("isolation.level", "read_uncommitted", "foldline sets it itself"),
         ("auto.offset.reset", "latest", "foldline sets it itself"),
         ("no.such.setting", "1", "no.such.setting"),
-        ("sasl.mechanisms", "hush-hush", "sasl.mechanisms"),
+        ("compression.type", "tighter", "compression.type"),
     ] {
         let mut settings = settings("127.0.0.1:9");
         settings.librdkafka.insert(key.into(), value.into());
@@ -494,7 +499,8 @@ async fn keeps_the_contract_on_the_mock_cluster() {
         log: open(settings),
         make,
     });
-    // Not growth, which the mock has not; its topics have CreateTime, so that only records move the time.
+    // Not growth, which the mock has not, nor the time of an idle partition: its topics have no settings that say who
+    // sets timestamps, so that only records move the time.
     contract::another_life_is_refused(&*log).await;
     contract::records_come_back_in_order(&*log).await;
     contract::reading_starts_at_any_offset(&*log).await;
@@ -509,5 +515,4 @@ async fn keeps_the_contract_on_the_mock_cluster() {
     contract::concurrent_repeats_are_stored_once(Arc::clone(&log)).await;
     contract::concurrent_appends_all_arrive(Arc::clone(&log)).await;
     contract::released_records_above_the_floor_stay(&*log).await;
-    contract::complete_to_is_kept(log).await;
 }
