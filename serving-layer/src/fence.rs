@@ -15,12 +15,11 @@ use datafusion::sql::sqlparser::ast::{
     TableFactor, TableFunctionArgs, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::Tokenizer;
+use foldline_sql::bounds::{TooLarge, WRITTEN_OUT_MAX, check_tokens, written_out};
 
 /// Expressions nest at most this deep.
 const NESTING_MAX: usize = 50;
-/// Operators, casts and parentheses in a text. A chain of operators is a tree as deep as it is long.
-const OPERATORS_MAX: usize = 1000;
 /// Tables in a text.
 const TABLES_MAX: usize = 32;
 
@@ -65,8 +64,9 @@ pub fn fence(text: &str, bytes_max: usize) -> Result<Fenced, Refused> {
     }
     let dialect = PostgreSqlDialect {};
     let syntax = |error: &dyn std::fmt::Display| Refused::Syntax(error.to_string());
-    let tokens = Tokenizer::new(&dialect, text).tokenize();
-    check_size(&tokens.map_err(|error| syntax(&error))?)?;
+    let tokens = Tokenizer::new(&dialect, text).tokenize_with_location();
+    let large = |large: TooLarge| Refused::TooLarge(format!("{}; {}", large.reason, large.instead));
+    check_tokens(&tokens.map_err(|error| syntax(&error))?).map_err(large)?;
     let parser = DFParserBuilder::new(text)
         .with_dialect(&dialect)
         .with_recursion_limit(NESTING_MAX)
@@ -79,7 +79,7 @@ pub fn fence(text: &str, bytes_max: usize) -> Result<Fenced, Refused> {
         (Some(_), others) => return Err(Refused::Statements(others + 1)),
     };
     let mut late_rows = LateRows::default();
-    if let Statement::Statement(query) = &mut statement {
+    if let Some(query) = query_of(&mut statement) {
         let _ = query.visit(&mut late_rows);
     }
     check_statement(&statement)?;
@@ -96,6 +96,15 @@ pub fn fence(text: &str, bytes_max: usize) -> Result<Fenced, Refused> {
         tables: tables.into_iter().collect(),
         late_rows: late_rows.0,
     })
+}
+
+/// What `statement` asks, or explains.
+fn query_of(statement: &mut Statement) -> Option<&mut SqlStatement> {
+    match statement {
+        Statement::Statement(query) => Some(query),
+        Statement::Explain(explain) => query_of(&mut explain.statement),
+        _ => None,
+    }
 }
 
 /// Turns `late_rows('view')` into a table with that name.
@@ -129,48 +138,6 @@ fn one_text(arguments: &TableFunctionArgs) -> Option<String> {
     }
 }
 
-/// Bounds the depth of what the parser will build. Dropping a tree recurses, and nothing protects that.
-fn check_size(tokens: &[Token]) -> Result<(), Refused> {
-    const CHAINING: &[&str] = &[
-        "AND",
-        "OR",
-        "NOT",
-        "IS",
-        "LIKE",
-        "ILIKE",
-        "BETWEEN",
-        "UNION",
-        "INTERSECT",
-        "EXCEPT",
-        "JOIN",
-        "COLLATE",
-        "AT",
-        "IN",
-        "XOR",
-        "OVERLAPS",
-        "SIMILAR",
-        "REGEXP",
-        "RLIKE",
-        "DIV",
-    ];
-    let chains = |token: &&Token| match token {
-        Token::Whitespace(_) | Token::Comma | Token::Number(..) | Token::Period | Token::RParen => false,
-        Token::Word(word) => CHAINING
-            .iter()
-            .any(|chaining| word.value.eq_ignore_ascii_case(chaining)),
-        Token::SingleQuotedString(_) | Token::EOF | Token::SemiColon => false,
-        _ => true,
-    };
-    let operators = tokens.iter().filter(chains).count();
-    if operators > OPERATORS_MAX {
-        return Err(Refused::TooLarge(format!(
-            "{operators} operators and parentheses, at most {OPERATORS_MAX}; instead of many comparisons write \
-             column IN ('a', 'b', ...)"
-        )));
-    }
-    Ok(())
-}
-
 fn check_statement(statement: &Statement) -> Result<(), Refused> {
     match statement {
         Statement::Statement(statement) => match statement.as_ref() {
@@ -196,6 +163,11 @@ fn first_words(statement: &str) -> String {
 }
 
 fn check_query(query: &Query) -> Result<(), Refused> {
+    if written_out(query, &|_| 1) > WRITTEN_OUT_MAX {
+        return Err(Refused::TooLarge(format!(
+            "more than {WRITTEN_OUT_MAX} SELECTs and tables when what WITH names is written out"
+        )));
+    }
     let mut readers = OnlyReads { tables: 0 };
     match query.visit(&mut readers) {
         ControlFlow::Continue(()) => Ok(()),

@@ -16,6 +16,7 @@ pub mod seam;
 pub mod serving;
 pub mod status;
 
+mod points;
 mod tables;
 
 pub use coverage::AnswerCoverage;

@@ -12,14 +12,15 @@ use datafusion::common::{Column, ScalarValue, TableReference};
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
-use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::SQLOptions;
+use datafusion::execution::{SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlanBuilder, ScalarUDF, cast, lit, not};
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use foldline_batch_layer::{ArchiveError, GenerationError};
 use foldline_event_log::with_causes;
+use foldline_sql::bounds::{check_plan, on_deep_stack};
 use foldline_sql::{
     Class, Derived, Fold, FoldError, MULTIPLYING_FUNCTIONS, Stream, View, ViewKind, own_bytes, system_columns,
 };
@@ -239,13 +240,15 @@ impl Inner {
         for (table, stream) in late_rows {
             self.register_late_rows(&session, table, stream, &seam)?;
         }
-        let plan = session.state().statement_to_plan(fenced.statement).await;
+        let (state, statement) = (session.state(), fenced.statement);
+        let plan = on_deep_stack(|| futures::executor::block_on(state.statement_to_plan(statement)));
         let plan = plan.map_err(|error| QueryError::from_datafusion(error, QueryError::Plan))?;
         let only_reads = SQLOptions::new()
             .with_allow_ddl(false)
             .with_allow_dml(false)
             .with_allow_statements(false);
         only_reads.verify_plan(&plan).map_err(QueryError::Plan)?;
+        check_plan(&plan).map_err(QueryError::Plan)?;
         let frame = DataFrame::new(session.state(), plan);
         let schema = Arc::clone(frame.schema().inner());
         let batches = self.collect(frame).await?;
@@ -435,6 +438,7 @@ impl Inner {
                 }
             }
         })?;
+        check_plan(&plan).map_err(QueryError::Plan)?;
         let frame = DataFrame::new(session.state(), plan);
         let (Some((retention_ms, column)), Some(as_of)) = (&view.retention, self.as_of(view, seam)) else {
             return Ok(frame);
@@ -449,11 +453,21 @@ impl Inner {
 
     /// Runs `frame`, within the bounds of an answer.
     pub(crate) async fn collect(&self, frame: DataFrame) -> Result<Vec<RecordBatch>, QueryError> {
-        let limits = &self.parts.limits;
-        let failed = |error| QueryError::from_datafusion(error, QueryError::Run);
         let planned = |error| QueryError::from_datafusion(error, plan_or_run);
         let context = Arc::new(frame.task_ctx());
         let plan = frame.create_physical_plan().await.map_err(planned)?;
+        self.collect_plan(plan, context).await
+    }
+
+    /// Runs `plan`, within the bounds of an answer.
+    pub(crate) async fn collect_plan(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        context: Arc<TaskContext>,
+    ) -> Result<Vec<RecordBatch>, QueryError> {
+        let limits = &self.parts.limits;
+        let failed = |error| QueryError::from_datafusion(error, QueryError::Run);
+        let planned = |error| QueryError::from_datafusion(error, plan_or_run);
         let plan = cooperative(plan).map_err(planned)?;
         let mut stream = execute_stream(plan, context).map_err(planned)?;
         let (mut batches, mut rows, mut bytes) = (Vec::new(), 0, 0);

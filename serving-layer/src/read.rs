@@ -6,8 +6,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{ArrayRef, BinaryArray, BooleanArray, RecordBatch, Scalar, StringArray, UInt32Array};
-use arrow::compute::kernels::cmp;
+use arrow::array::{
+    ArrayRef, BinaryArray, BooleanArray, Float32Array, Float64Array, RecordBatch, Scalar, StringArray, UInt32Array,
+};
+use arrow::compute::kernels::{cmp, numeric};
 use arrow::compute::{
     CastOptions, SortColumn, SortOptions, and_kleene, cast_with_options, concat_batches, filter_record_batch,
     is_not_null, is_null, lexsort_to_indices, like, or_kleene, take_record_batch,
@@ -208,7 +210,14 @@ impl Inner {
                 self.rows_of(view, fold, &seam, &keys).await?
             }
             ViewKind::Derived(derived) => {
-                let rows = self.derived_rows(view, derived, &seam, &conditions, &plan).await?;
+                let rows = match self.point_plan(view, &conditions).await? {
+                    Some(point) => {
+                        let rows = self.point_rows(view, &point, &seam, &conditions).await?;
+                        let plan = plan.completed(&view.schema);
+                        plan.apply(rows, &conditions).map_err(QueryError::Columns)?
+                    }
+                    None => self.derived_rows(view, derived, &seam, &conditions, &plan).await?,
+                };
                 return Ok(self.answer(rows.schema(), vec![rows], &seam, view.class, since));
             }
         };
@@ -239,7 +248,7 @@ impl Inner {
 }
 
 /// A filter with its operands in the type of the column.
-struct Condition {
+pub(crate) struct Condition {
     index: usize,
     column: String,
     operator: Operator,
@@ -352,12 +361,12 @@ fn split_list(list: &str) -> Vec<String> {
 impl Condition {
     /// Rows of `rows` where it holds.
     fn evaluate(&self, rows: &RecordBatch) -> Result<BooleanArray, ArrowError> {
-        let column = rows.column(self.index);
-        let scalar = |value: &ArrayRef| Scalar::new(Arc::clone(value));
+        let column = &one_zero(rows.column(self.index))?;
+        let scalar = |value: &ArrayRef| Ok::<_, ArrowError>(Scalar::new(one_zero(value)?));
         let by =
             |kernel: fn(&dyn arrow::array::Datum, &dyn arrow::array::Datum) -> Result<BooleanArray, ArrowError>| {
                 let value = self.values.first().expect("a comparison has an operand");
-                kernel(column, &scalar(value))
+                kernel(column, &scalar(value)?)
             };
         match self.operator {
             Operator::Eq => by(cmp::eq),
@@ -372,21 +381,35 @@ impl Condition {
             Operator::In => {
                 let mut any = BooleanArray::from(vec![false; rows.num_rows()]);
                 for value in &self.values {
-                    any = or_kleene(&any, &cmp::eq(column, &scalar(value))?)?;
+                    any = or_kleene(&any, &cmp::eq(column, &scalar(value)?)?)?;
                 }
                 Ok(any)
             }
         }
     }
 
+    /// Whether it leaves only some values to its column.
+    pub(crate) fn fixes(&self) -> bool {
+        matches!(self.operator, Operator::Eq | Operator::In)
+    }
+
+    pub(crate) fn column(&self) -> &str {
+        &self.column
+    }
+
     /// The same for the planner.
     fn expression(&self) -> Result<Expr, QueryError> {
+        self.expression_over(&self.column)
+    }
+
+    /// The same of another column of its type.
+    pub(crate) fn expression_over(&self, column: &str) -> Result<Expr, QueryError> {
         let scalars = self
             .values
             .iter()
             .map(|value| ScalarValue::try_from_array(value, 0).map(lit));
         let mut scalars: Vec<Expr> = scalars.collect::<Result<_, _>>().map_err(QueryError::Plan)?;
-        let column = plain_column(&self.column);
+        let column = plain_column(column);
         if self.operator == Operator::In {
             return Ok(column.in_list(scalars, false));
         }
@@ -405,11 +428,21 @@ impl Condition {
     }
 }
 
+/// `values` with 0.0 for -0.0, which the planner takes for equal and kernels do not.
+fn one_zero(values: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    match values.data_type() {
+        DataType::Float64 => numeric::add(values, &Float64Array::new_scalar(0.0)),
+        DataType::Float32 => numeric::add(values, &Float32Array::new_scalar(0.0)),
+        _ => Ok(Arc::clone(values)),
+    }
+}
+
 fn plain_column(name: &str) -> Expr {
     Expr::Column(datafusion::common::Column::new_unqualified(name))
 }
 
 /// Order, bounds and columns of an answer.
+#[derive(Clone)]
 struct Shape {
     order: Vec<(usize, SortOptions)>,
     offset: usize,
@@ -450,6 +483,16 @@ impl Shape {
         })
     }
 
+    /// The same with every column of `schema` that has an order at the end of the order.
+    fn completed(&self, schema: &SchemaRef) -> Self {
+        let mut order = self.order.clone();
+        let rest = (0..schema.fields().len()).filter(|index| {
+            !schema.field(*index).data_type().is_nested() && self.order.iter().all(|(ordered, _)| ordered != index)
+        });
+        order.extend(rest.map(|index| (index, SortOptions::new(false, true))));
+        Self { order, ..self.clone() }
+    }
+
     fn apply(&self, mut rows: RecordBatch, conditions: &[Condition]) -> Result<RecordBatch, ArrowError> {
         let mut kept: Option<BooleanArray> = None;
         for condition in conditions {
@@ -477,16 +520,10 @@ impl Shape {
     /// must not depend on how the planner joins and groups.
     fn of_frame(&self, frame: DataFrame, schema: &SchemaRef) -> datafusion::common::Result<DataFrame> {
         let by = |index: &usize| plain_column(schema.field(*index).name());
-        let mut order: Vec<SortExpr> = Vec::with_capacity(schema.fields().len());
-        order.extend(
-            self.order
-                .iter()
-                .map(|(index, options)| by(index).sort(!options.descending, options.nulls_first)),
-        );
-        let rest = (0..schema.fields().len()).filter(|index| {
-            !schema.field(*index).data_type().is_nested() && self.order.iter().all(|(ordered, _)| ordered != index)
-        });
-        order.extend(rest.map(|index| by(&index).sort(true, true)));
+        let order = self.completed(schema).order;
+        let order: Vec<SortExpr> = (order.iter())
+            .map(|(index, options)| by(index).sort(!options.descending, options.nulls_first))
+            .collect();
         let frame = frame.sort(order)?.limit(self.offset, Some(self.limit))?;
         match &self.columns {
             Some(columns) => frame.select(columns.iter().map(by).collect::<Vec<_>>()),

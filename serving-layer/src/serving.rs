@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use crate::coverage::AnswerCoverage;
 use crate::finish::{self, Finished, FinishedKey};
 use crate::merge::{self, Keys};
+use crate::points::PointPlans;
 use crate::query::QueryError;
 use crate::seam::{self, Mode, Place, Seam};
 
@@ -160,6 +161,7 @@ pub(crate) struct Inner {
     pub(crate) runtime: Arc<RuntimeEnv>,
     pub(crate) queries: Semaphore,
     finished: Finished,
+    pub(crate) points: PointPlans,
     /// Views whose partials could not be read or finished when last asked for, why, and when that was.
     damaged: Mutex<BTreeMap<String, (String, Instant)>>,
 }
@@ -180,6 +182,7 @@ impl Serving {
             runtime,
             queries: Semaphore::new(parts.limits.queries_at_once),
             finished: Finished::new(parts.limits.finished_bytes),
+            points: PointPlans::default(),
             damaged: Mutex::new(BTreeMap::new()),
             parts,
         };

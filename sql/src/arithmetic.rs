@@ -9,7 +9,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{ArrayRef, AsArray, Datum, Float64Array, Int64Array};
+use arrow::array::{ArrayRef, AsArray, Datum, Int64Array};
 use arrow::compute::kernels::numeric;
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use arrow::error::ArrowError;
@@ -176,27 +176,43 @@ impl ScalarUDFImpl for Checked {
 
 /// The rank of a double among doubles, BIGINT.
 pub(crate) fn float_rank(value: Expr) -> Expr {
-    static RANK: LazyLock<ScalarUDF> = LazyLock::new(|| Ranked::function(false));
+    static RANK: LazyLock<ScalarUDF> = LazyLock::new(|| Ranked::function(Rank::Of));
     RANK.call(vec![value])
 }
 
-/// The double of a rank.
+/// The same with a rank of its own for -0.0, before that of 0.0: nothing of the double is lost.
+pub(crate) fn float_place(value: Expr) -> Expr {
+    static PLACE: LazyLock<ScalarUDF> = LazyLock::new(|| Ranked::function(Rank::WithSign));
+    PLACE.call(vec![value])
+}
+
+/// The double of a rank, of either kind.
 pub(crate) fn float_of_rank(rank: Expr) -> Expr {
-    static VALUE: LazyLock<ScalarUDF> = LazyLock::new(|| Ranked::function(true));
+    static VALUE: LazyLock<ScalarUDF> = LazyLock::new(|| Ranked::function(Rank::Back));
     VALUE.call(vec![rank])
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Rank {
+    Of,
+    WithSign,
+    Back,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Ranked {
-    back: bool,
+    rank: Rank,
     signature: Signature,
 }
 
 impl Ranked {
-    fn function(back: bool) -> ScalarUDF {
-        let takes = if back { DataType::Int64 } else { DataType::Float64 };
+    fn function(rank: Rank) -> ScalarUDF {
+        let takes = match rank {
+            Rank::Back => DataType::Int64,
+            _ => DataType::Float64,
+        };
         ScalarUDF::from(Self {
-            back,
+            rank,
             signature: Signature::exact(vec![takes], Volatility::Immutable),
         })
     }
@@ -204,7 +220,11 @@ impl Ranked {
 
 impl ScalarUDFImpl for Ranked {
     fn name(&self) -> &str {
-        if self.back { "float_of_rank" } else { "float_rank" }
+        match self.rank {
+            Rank::Of => "float_rank",
+            Rank::WithSign => "float_place",
+            Rank::Back => "float_of_rank",
+        }
     }
 
     fn signature(&self) -> &Signature {
@@ -212,7 +232,10 @@ impl ScalarUDFImpl for Ranked {
     }
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(if self.back { DataType::Float64 } else { DataType::Int64 })
+        Ok(match self.rank {
+            Rank::Back => DataType::Float64,
+            _ => DataType::Int64,
+        })
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -220,12 +243,11 @@ impl ScalarUDFImpl for Ranked {
         let [values] = values.as_slice() else {
             return exec_err!("{} takes one number", self.name());
         };
-        let ranked: ArrayRef = if self.back {
-            let values: Float64Array = values.as_primitive::<Int64Type>().unary(value_of);
-            Arc::new(values)
-        } else {
-            let ranks: Int64Array = values.as_primitive::<Float64Type>().unary(rank_of);
-            Arc::new(ranks)
+        let ranks = |rank: fn(f64) -> i64| -> Int64Array { values.as_primitive::<Float64Type>().unary(rank) };
+        let ranked: ArrayRef = match self.rank {
+            Rank::Of => Arc::new(ranks(rank_of)),
+            Rank::WithSign => Arc::new(ranks(place_of)),
+            Rank::Back => Arc::new(values.as_primitive::<Int64Type>().unary::<_, Float64Type>(value_of)),
         };
         Ok(ColumnarValue::Array(ranked))
     }
@@ -237,7 +259,11 @@ fn one_nan(value: f64) -> f64 {
 
 /// As `f64::total_cmp` orders, with one zero and one NaN.
 pub(crate) fn rank_of(value: f64) -> i64 {
-    let value = one_nan(value) + 0.0;
+    place_of(one_nan(value) + 0.0)
+}
+
+/// As `f64::total_cmp` orders.
+fn place_of(value: f64) -> i64 {
     let bits = value.to_bits().cast_signed();
     bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed()
 }
@@ -274,6 +300,8 @@ mod tests {
             assert!(back == value || back.is_nan() && value.is_nan());
         }
         assert_eq!(rank_of(-0.0), rank_of(0.0));
+        assert!(place_of(-0.0) < place_of(0.0));
+        assert_eq!(value_of(place_of(-0.0)).to_bits(), (-0.0_f64).to_bits());
         assert_eq!(rank_of(-f64::NAN), rank_of(f64::NAN));
     }
 }

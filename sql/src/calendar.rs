@@ -162,7 +162,24 @@ impl Windows {
         }
     }
 
-    fn floor(&self, time: i64) -> Option<i64> {
+    /// What the clocks of the zone show at `time`, as if it were UTC.
+    pub(crate) fn on_clocks(&self, time: i64) -> Option<i64> {
+        match self.zone {
+            Some(zone) => local(zone, time),
+            None => Some(time),
+        }
+    }
+
+    /// The first instant at which the clocks of the zone show `shown`, or have skipped it.
+    pub(crate) fn instant(&self, shown: i64) -> Option<i64> {
+        match self.zone {
+            Some(zone) => instants(zone, shown).map(|(first, _)| first),
+            None => Some(shown),
+        }
+    }
+
+    /// Beginning of the window that the time `time` lies in; counted without a zone.
+    pub(crate) fn floor(&self, time: i64) -> Option<i64> {
         match self.size {
             Length::Fixed(size) => {
                 let since = i128::from(time) - i128::from(self.origin);

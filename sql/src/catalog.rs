@@ -10,6 +10,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection
 use datafusion::sql::sqlparser::tokenizer::Location;
 use sha2::{Digest, Sha256};
 
+use crate::bounds::on_deep_stack;
 use crate::parse::{Declaration, Place, parse_file};
 use crate::{Class, Fold, Refusal, compile, session, system_columns};
 
@@ -34,6 +35,10 @@ pub struct Catalog {
 impl Catalog {
     /// Parses and compiles `files`. On any refusal, all refusals are returned, in file order.
     pub async fn compile(files: &[SourceFile]) -> Result<Self, Vec<Refusal>> {
+        on_deep_stack(|| futures::executor::block_on(Self::compiled(files)))
+    }
+
+    async fn compiled(files: &[SourceFile]) -> Result<Self, Vec<Refusal>> {
         let mut refusals = Vec::new();
         let mut catalog = Self::default();
         let mut views = Vec::new();
@@ -106,6 +111,14 @@ impl Catalog {
     /// The view, or the part of one, called `name`.
     pub fn view(&self, name: &str) -> Option<&Arc<View>> {
         self.parts.iter().find(|view| view.name == name)
+    }
+
+    /// SELECTs and tables of the view called `name`, with the views that it reads written out; 1 of a stream.
+    pub(crate) fn size_of(&self, name: &str) -> usize {
+        match self.view(name).map(|view| &view.kind) {
+            Some(ViewKind::Derived(derived)) => derived.size,
+            _ => 1,
+        }
     }
 
     /// The folds over `stream`, with the views that they belong to: what a layer runs over that stream's rows.
@@ -290,11 +303,13 @@ pub enum ViewKind {
 #[derive(Debug)]
 pub struct Derived {
     plan: LogicalPlan,
+    /// SELECTs and tables, with the views that it reads written out.
+    size: usize,
 }
 
 impl Derived {
     /// `plan` with its columns under their plain names.
-    pub(crate) fn new(plan: LogicalPlan) -> Result<Self, DataFusionError> {
+    pub(crate) fn new(plan: LogicalPlan, size: usize) -> Result<Self, DataFusionError> {
         let named = plan.schema().iter().map(|(qualifier, field)| {
             let column = datafusion::common::Column::new(qualifier.cloned(), field.name());
             Expr::Column(column).alias(field.name())
@@ -302,6 +317,7 @@ impl Derived {
         let named = named.collect();
         Ok(Self {
             plan: LogicalPlan::Projection(Projection::try_new(named, Arc::new(plan))?),
+            size,
         })
     }
 

@@ -64,7 +64,7 @@ pub(crate) fn sources(place: &Place<'_>, query: &Query, at: Location) -> Result<
     match refusal {
         ControlFlow::Break(refusal) => Err(refusal),
         ControlFlow::Continue(()) if sources.is_empty() => Err(place.refuse(
-            position(query.span().start, at),
+            position(start_of(query).start, at),
             "a view reads a stream or a view",
             "write FROM with the name of one",
         )),
@@ -91,17 +91,17 @@ fn with_names(query: &Query) -> Vec<String> {
     names.0
 }
 
-/// `query` with the named argument of `tumble(..., timezone => 'zone')` in its place.
+/// `query` with the named argument of `tumble(..., timezone => 'zone')` and `hop` in its place.
 pub(crate) fn positional(mut query: Box<Query>) -> Box<Query> {
     let _ = visit_expressions_mut(&mut query, |expression| {
         if let Expr::Function(function) = expression
-            && function.name.to_string().eq_ignore_ascii_case("tumble")
+            && let Some(lengths) = lengths(&function.name.to_string().to_lowercase())
             && let FunctionArguments::List(list) = &mut function.args
             && let Some((zone, positional)) = timezone(&list.args)
         {
             let none = || FunctionArg::Unnamed(FunctionArgExpr::Expr(zero_interval()));
             list.args = positional;
-            if list.args.len() == 2 {
+            while list.args.len() <= lengths {
                 list.args.push(none());
             }
             list.args.push(FunctionArg::Unnamed(zone));
@@ -109,6 +109,11 @@ pub(crate) fn positional(mut query: Box<Query>) -> Box<Query> {
         ControlFlow::<()>::Continue(())
     });
     query
+}
+
+/// How many lengths stand before the zone of a window, which may be left out.
+fn lengths(window: &str) -> Option<usize> {
+    ["tumble", "hop"].contains(&window).then_some(2)
 }
 
 /// The named zone among `arguments`, and the others.
@@ -160,6 +165,22 @@ pub(crate) fn query(
     }
 }
 
+/// Where `query` begins.
+fn start_of(query: &Query) -> Span {
+    if let Some(with) = &query.with {
+        return with.with_token.0.span;
+    }
+    let mut body = query.body.as_ref();
+    loop {
+        match body {
+            SetExpr::Select(select) => return select.select_token.0.span,
+            SetExpr::SetOperation { left, .. } => body = left.as_ref(),
+            SetExpr::Query(query) => body = query.body.as_ref(),
+            _ => return Span::empty(),
+        }
+    }
+}
+
 fn position(found: Location, otherwise: Location) -> Location {
     if found.line > 0 { found } else { otherwise }
 }
@@ -189,9 +210,12 @@ impl Visitor for Checks<'_> {
     }
 
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<Refusal> {
-        let here = self.here(expression.span());
+        // The span of a whole expression is found by looking at all of it.
         match expression {
-            Expr::Function(function) => broken(function_of(self.place, function, self.over, self.state, here)),
+            Expr::Function(function) => {
+                let here = self.here(function.name.span());
+                broken(function_of(self.place, function, self.over, self.state, here))
+            }
             _ => ControlFlow::Continue(()),
         }
     }
@@ -214,12 +238,12 @@ impl Checks<'_> {
     }
 
     fn clauses_of_query(&self, query: &Query) -> Result<(), Refusal> {
-        let span = query.span();
+        let span = start_of(query);
         if let Some(with) = &query.with
             && with.recursive
         {
             return self.refuse(
-                with.span(),
+                with.with_token.0.span,
                 "WITH RECURSIVE is not taken in a view",
                 "write the steps that it takes as views over each other",
             );
@@ -250,7 +274,7 @@ impl Checks<'_> {
     }
 
     fn clauses_of_select(&self, select: &Select) -> Result<(), Refusal> {
-        let span = select.span();
+        let span = select.select_token.0.span;
         if let Some(Distinct::On(_)) = &select.distinct {
             return self.refuse(
                 span,
@@ -458,7 +482,10 @@ fn window(
     at: Location,
 ) -> Result<(), Refusal> {
     let instead = match name {
-        "hop" => "write hop(time, INTERVAL '10 seconds', INTERVAL '10 minutes'): slide, then size",
+        "hop" => {
+            "write hop(time, INTERVAL '10 seconds', INTERVAL '10 minutes'): slide, then size; or hop(time, INTERVAL '1 day', \
+             INTERVAL '7 days', timezone => 'Europe/Berlin')"
+        }
         "session" => "write session(time, INTERVAL '30 minutes')",
         _ => {
             "write tumble(time, INTERVAL '1 day'), tumble(time, INTERVAL '1 day', INTERVAL '6 hours'), or tumble(time, \
@@ -469,7 +496,7 @@ fn window(
         return Err(place.refuse(at, format!("{name} takes a time and a length"), instead));
     };
     let mut arguments = list.args.clone();
-    if name == "tumble"
+    if lengths(name).is_some()
         && let Some((zone, others)) = timezone(&arguments)
     {
         let text = match &zone {

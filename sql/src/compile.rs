@@ -6,20 +6,22 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, Diagnostic, TableReference};
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection};
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection, cast};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, CreateTableOptions, SqlOption};
 use datafusion::sql::sqlparser::tokenizer::Location;
 
 use crate::aggregates;
+use crate::arithmetic::{float_of_rank, float_place};
+use crate::bounds::{WRITTEN_OUT_MAX, check_plan, written_out};
 use crate::catalog::{Catalog, Derived, Stream, View, ViewKind, short_hash};
 use crate::check::{self, Over};
 use crate::fold::FOLD_FORMAT;
 use crate::parse::{Place, duration_ms, identifier, option_text};
 use crate::refusal::Refusal;
 use crate::session::RowlessTable;
-use crate::{Class, Fold, split, system_columns, windows};
+use crate::{Class, Fold, above, split, system_columns, windows};
 
 /// A view with the folds that it was taken apart into.
 pub(crate) struct Compiled {
@@ -51,18 +53,33 @@ pub(crate) async fn view(
         true => Over::Stream,
         false => Over::View,
     };
+    let size = written_out(&view.query, &|name| catalog.size_of(name));
+    if size > WRITTEN_OUT_MAX {
+        return Err(place.refuse(
+            at,
+            format!(
+                "the view has more than {WRITTEN_OUT_MAX} SELECTs and tables when what it reads by WITH and from views is \
+                 written out"
+            ),
+            "read each table once or twice, and aggregate first what several views read",
+        ));
+    }
     check::query(place, &view.query, over, &state, at)?;
 
     let failed = |error: DataFusionError| plan_refusal(place, &error, at);
     let query = check::positional(view.query.clone());
     let statement = Statement::Statement(Box::new(ast::Statement::Query(query)));
     let raw = state.statement_to_plan(statement).await.map_err(failed)?;
+    check_plan(&raw).map_err(failed)?;
     let prepared = windows::prepare(raw).map_err(failed)?;
+    let windowed = windowed(&prepared).map_err(failed)?;
+    let streams = |name: &str| catalog.stream(name).is_some();
+    let over_stream = |plan: &LogicalPlan| split::stream_of(plan, &streams).is_some();
+    let prepared = above::written_out(prepared, &over_stream).map_err(failed)?;
     let plan = state
         .analyzer()
         .execute_and_check(prepared, state.config_options(), |_, _| {})
         .map_err(failed)?;
-    let streams = |name: &str| catalog.stream(name).is_some();
     let plan = split::distinct_as_groups(plan, &streams).map_err(failed)?;
     let plan = match split::stream_of(&plan, &streams) {
         Some(_) => row_groups(place, plan, &options, at)?,
@@ -75,15 +92,15 @@ pub(crate) async fn view(
         }
         None => plan,
     };
-    let misplaced = windows::misplaced(&plan, &|plan| split::stream_of(plan, &streams).is_some()).map_err(failed)?;
+    let misplaced = windows::misplaced(&plan, &over_stream).map_err(failed)?;
     if let Some(window) = misplaced {
         return Err(place.refuse(
             at,
-            format!("{window} stands elsewhere than in the GROUP BY of a stream"),
-            "group by it in the SELECT over the stream, and select it under a name for what stands above",
+            format!("{window} stands elsewhere than in a GROUP BY"),
+            "group by it, and select it under a name for what stands above",
         ));
     }
-    let drops_late = options.late.unwrap_or(true) && windowed(&plan).map_err(failed)?;
+    let drops_late = options.late.unwrap_or(true) && windowed;
     let class = class(&plan, &reads, catalog).map_err(failed)?;
     let schema = answer_schema(place, &plan, at)?;
     let retention = match options.retention {
@@ -135,7 +152,7 @@ pub(crate) async fn view(
                 .collect();
             (
                 short_hash(&format!("{FOLD_FORMAT} {} {declared}", ids.join(" "))),
-                ViewKind::Derived(Derived::new(above).map_err(failed)?),
+                ViewKind::Derived(Derived::new(above, size).map_err(failed)?),
             )
         }
     };
@@ -186,8 +203,23 @@ fn row_groups(place: &Place<'_>, plan: LogicalPlan, options: &Options, at: Locat
         keys.push(key.clone());
     }
     let build = || -> Result<LogicalPlan, DataFusionError> {
+        // A GROUP BY has one zero, and rows have two.
+        let floating = |name: &str| {
+            let field = selected.schema.field_with_unqualified_name(name);
+            field
+                .ok()
+                .map(|field| field.data_type().clone())
+                .filter(DataType::is_floating)
+        };
         let mut rows: Vec<Expr> = (selected.expr.iter().zip(&names))
-            .map(|(expression, name)| expression.clone().unalias().alias(name))
+            .map(|(expression, name)| {
+                let value = expression.clone().unalias();
+                let key = match floating(name) {
+                    Some(_) => float_place(cast(value, DataType::Float64)),
+                    None => value,
+                };
+                key.alias(name)
+            })
             .collect();
         let place_in_log = [
             ("_row_partition", system_columns::PARTITION),
@@ -207,7 +239,11 @@ fn row_groups(place: &Place<'_>, plan: LogicalPlan, options: &Options, at: Locat
                 .map(|name| column(name)),
         );
         let groups = Aggregate::try_new(Arc::new(LogicalPlan::Projection(rows)), groups, Vec::new())?;
-        let answer = names.iter().map(|name| column(name)).collect();
+        let answer = names.iter().map(|name| match floating(name) {
+            Some(data_type) => cast(float_of_rank(column(name)), data_type).alias(name),
+            None => column(name),
+        });
+        let answer = answer.collect();
         let answer = Projection::try_new(answer, Arc::new(LogicalPlan::Aggregate(groups)))?;
         Ok(LogicalPlan::Projection(answer))
     };
@@ -351,6 +387,13 @@ fn plan_refusal(place: &Place<'_>, error: &DataFusionError, at: Location) -> Ref
     .iter()
     .find_map(|prefix| reason.strip_prefix(prefix))
     .unwrap_or(reason);
+    if let Some(name) = reason.strip_prefix("Schema contains duplicate unqualified field name ") {
+        return place.refuse(
+            at,
+            format!("two aggregates of one SELECT are called {name}: names leave CASTs out"),
+            "cast in a subquery, and aggregate its column: FROM (SELECT ..., CAST(x AS DOUBLE) AS y FROM ...)",
+        );
+    }
     let diagnostic = error.diagnostic();
     let span = diagnostic.and_then(|diagnostic| diagnostic.span);
     let at = span.map_or(at, |span| Location {

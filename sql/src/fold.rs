@@ -41,13 +41,13 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use crate::explain::WindowKind;
 use crate::partial::{sorted_by_key, with_schema};
 use crate::regroup::Regroup;
-use crate::session::{Rows, task_context};
+use crate::session::{Rows, task_context, with_rows};
 use crate::windows::{Regrouping, SESSION_TIME, carry_session_end, names_regrouped, regrouping, windows_of};
 use crate::{Partial, Stream, system_columns};
 
 /// Number of the layout and meaning of stored partials. Raise it when either changes: state under another number is
 /// rebuilt from the archive.
-pub(crate) const FOLD_FORMAT: u32 = 2;
+pub(crate) const FOLD_FORMAT: u32 = 3;
 
 /// How exact an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -106,8 +106,14 @@ pub struct Fold {
     whole: Arc<dyn ExecutionPlan>,
     /// Rows to state, over [`Rows`].
     partial: Arc<AggregateExec>,
+    /// State to state, over [`Rows`].
+    merging: Arc<dyn ExecutionPlan>,
+    /// State to values, over [`Rows`].
+    finishing: Arc<dyn ExecutionPlan>,
     /// The plan above the aggregation, over the aggregation as it stands in `whole`.
     top: Arc<dyn ExecutionPlan>,
+    /// The same over [`Rows`] of values.
+    above: Arc<dyn ExecutionPlan>,
     state_schema: SchemaRef,
     output_schema: SchemaRef,
     key_columns: usize,
@@ -156,12 +162,17 @@ impl Fold {
                 input_columns.push(mark.to_owned());
             }
         }
+        let state_schema = nullable(&partial.schema());
+        let values: Arc<dyn ExecutionPlan> = Arc::new(Rows::new(whole.schema()));
         let fold = Self {
             view: view.to_owned(),
             stream,
             windowed,
             input_columns,
-            state_schema: nullable(&partial.schema()),
+            merging: over_state(&partial, AggregateMode::PartialReduce, &state_schema)?,
+            finishing: over_state(&partial, AggregateMode::Final, &state_schema)?,
+            above: replace(&top, &whole, values)?,
+            state_schema,
             output_schema: Arc::clone(output_schema),
             key_columns,
             regroup,
@@ -257,8 +268,8 @@ impl Fold {
     }
 
     async fn state_of(&self, rows: RecordBatch) -> Result<Partial> {
-        let plan = over_rows(Arc::clone(&self.partial) as _, &[rows])?;
-        let batches = collect(plan, task_context()).await?;
+        let partial: Arc<dyn ExecutionPlan> = Arc::clone(&self.partial) as _;
+        let batches = run(&partial, vec![rows]).await?;
         let partial = Partial::sorted(&self.state_schema, self.key_columns, &batches)?;
         match &self.regroup {
             // Moments become fragments at once: state grows with sessions and not with events.
@@ -290,8 +301,7 @@ impl Fold {
             Some(regroup) => regroup.before_merge(&self.state_schema, states)?,
             None => states,
         };
-        let plan = self.over_state(AggregateMode::PartialReduce, states)?;
-        let batches = collect(plan, task_context()).await?;
+        let batches = run(&self.merging, states).await?;
         Ok(Partial::sorted(&self.state_schema, self.key_columns, &batches)?)
     }
 
@@ -306,7 +316,7 @@ impl Fold {
         let partials: Vec<&Partial> = partials.iter().filter(|partial| partial.keys() > 0).collect();
         let values = if partials.is_empty() {
             // Without a GROUP BY there is an answer over no rows, too: count(*) is 0.
-            collect(over_rows(Arc::clone(&self.whole), &[])?, task_context()).await?
+            run(&self.whole, Vec::new()).await?
         } else {
             self.values_of(batches_of(&partials)).await?
         };
@@ -319,7 +329,7 @@ impl Fold {
             Some(regroup) => regroup.before_finish(&self.state_schema, states)?,
             None => states,
         };
-        collect(self.over_state(AggregateMode::Final, states)?, task_context()).await
+        run(&self.finishing, states).await
     }
 
     /// The answer of the view's plain SQL over `rows` in log order, by one ordinary aggregation without partials:
@@ -352,9 +362,7 @@ impl Fold {
     /// Aggregated values to the rows of the answer, in key order.
     async fn answer(&self, values: &[RecordBatch]) -> Result<RecordBatch> {
         let values = sorted_by_key(&self.whole.schema(), self.key_columns, values)?;
-        let source = MemorySourceConfig::try_new_exec(&[vec![values]], self.whole.schema(), None)?;
-        let plan = replace(&self.top, &self.whole, source)?;
-        let batches = collect(plan, task_context()).await?;
+        let batches = run(&self.above, vec![values]).await?;
         let batches: Vec<RecordBatch> = batches
             .iter()
             .map(|batch| {
@@ -364,16 +372,6 @@ impl Fold {
             })
             .collect::<Result<_, _>>()?;
         Ok(arrow::compute::concat_batches(&self.output_schema, &batches)?)
-    }
-
-    /// The aggregation over states, in `mode`.
-    fn over_state(&self, mode: AggregateMode, batches: Vec<RecordBatch>) -> Result<Arc<dyn ExecutionPlan>> {
-        let source = MemorySourceConfig::try_new_exec(&[batches], Arc::clone(&self.state_schema), None)?;
-        let aggregates = order_free(self.partial.aggr_expr())?;
-        let no_filters = aggregates.iter().map(|_| None).collect();
-        let group = self.partial.group_expr().as_final();
-        let merge = AggregateExec::try_new(mode, group, aggregates, no_filters, source, self.partial.input_schema())?;
-        Ok(Arc::new(merge))
     }
 
     /// The rows that the view counts, with the columns that its plan reads.
@@ -413,6 +411,22 @@ impl Fold {
             source,
         }
     }
+}
+
+/// What `plan` makes of `batches`.
+async fn run(plan: &Arc<dyn ExecutionPlan>, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
+    let plan = with_rows(plan, &|_| Ok(batches.clone()))?;
+    collect(plan, task_context()).await
+}
+
+/// The aggregation of `partial` over its states, in `mode`.
+fn over_state(partial: &AggregateExec, mode: AggregateMode, states: &SchemaRef) -> Result<Arc<dyn ExecutionPlan>> {
+    let aggregates = order_free(partial.aggr_expr())?;
+    let no_filters = aggregates.iter().map(|_| None).collect();
+    let group = partial.group_expr().as_final();
+    let source = Arc::new(Rows::new(Arc::clone(states)));
+    let merge = AggregateExec::try_new(mode, group, aggregates, no_filters, source, partial.input_schema())?;
+    Ok(Arc::new(merge))
 }
 
 /// The aggregates without trust in the order of their input: over rows that were sorted for another aggregate,
@@ -545,12 +559,6 @@ fn rows_schema(plan: &Arc<dyn ExecutionPlan>) -> Result<SchemaRef> {
         Ok(TreeNodeRecursion::Continue)
     })?;
     schema.ok_or_else(|| DataFusionError::Plan("the query reads no rows".to_owned()))
-}
-
-/// `plan` with `batches` in the place of its [`Rows`], and no state of an earlier run.
-fn over_rows(plan: Arc<dyn ExecutionPlan>, batches: &[RecordBatch]) -> Result<Arc<dyn ExecutionPlan>> {
-    let source = MemorySourceConfig::try_new_exec(&[batches.to_vec()], rows_schema(&plan)?, None)?;
-    over_source(plan, &(source as _))
 }
 
 /// `plan` with `source` in the place of its [`Rows`], and no state of an earlier run.

@@ -4,8 +4,10 @@
 //! into a [`Fold`] on DataFusion's two-phase aggregation, and refuses, with a position, what does not fold.
 //! It does not know what a log, an offset or a generation is.
 
+mod above;
 mod aggregates;
 mod arithmetic;
+pub mod bounds;
 mod calendar;
 mod catalog;
 mod check;
@@ -15,6 +17,7 @@ mod fold;
 mod parse;
 mod partial;
 mod percentile;
+mod point;
 mod refusal;
 mod regroup;
 mod session;
@@ -28,8 +31,9 @@ pub use catalog::{Catalog, Column, Derived, EventTimeFormat, SourceFile, Stream,
 pub use check::MULTIPLYING_FUNCTIONS;
 pub use fold::{Class, Fold, FoldError};
 pub use partial::{KeyLookup, KeyRange, Partial, own_bytes};
+pub use point::{FixedColumn, PointPlan};
 pub use refusal::Refusal;
-pub use session::session_context;
+pub use session::{execution_config, session_context};
 
 /// Names of the system columns that every stream has beside its declared ones.
 pub mod system_columns {

@@ -12,15 +12,12 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+use crate::bounds::check_tokens;
 use crate::catalog::{Column, EventTimeFormat, SourceFile, Stream, UniqueKey};
 use crate::refusal::Refusal;
 
 /// Deeper nesting than this is refused before it can exhaust the stack.
 const RECURSION_LIMIT: usize = 100;
-
-/// Brackets deeper than this are refused before they are parsed: the parser tries several readings of each, so that its
-/// time may double with every level.
-const BRACKETS_LIMIT: usize = 16;
 
 /// Options that `CREATE STREAM ... WITH (...)` takes.
 const STREAM_OPTIONS: &[&str] = &[
@@ -81,34 +78,13 @@ pub(crate) fn parse_file(file: &SourceFile, refusals: &mut Vec<Refusal>) -> Vec<
             continue;
         };
         let at = first.span.start;
-        match bracketed(&place, statement).and_then(|()| parse_statement(&place, statement, at)) {
+        let bounded = check_tokens(statement).map_err(|large| place.refuse(large.at, large.reason, large.instead));
+        match bounded.and_then(|()| parse_statement(&place, statement, at)) {
             Ok(declaration) => declarations.push(declaration),
             Err(refusal) => refusals.push(refusal),
         }
     }
     declarations
-}
-
-/// Refuses brackets, and CASE to END, that stand in each other too deep.
-fn bracketed(place: &Place<'_>, tokens: &[TokenWithSpan]) -> Result<(), Refusal> {
-    let mut depth = 0_usize;
-    for token in tokens {
-        match &token.token {
-            Token::LParen | Token::LBracket | Token::LBrace => depth += 1,
-            Token::RParen | Token::RBracket | Token::RBrace => depth = depth.saturating_sub(1),
-            Token::Word(word) if word.keyword == Keyword::CASE => depth += 1,
-            Token::Word(word) if word.keyword == Keyword::END => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > BRACKETS_LIMIT {
-            return Err(place.refuse(
-                token.span.start,
-                format!("the statement nests deeper than {BRACKETS_LIMIT} levels"),
-                "name the inner parts by WITH, or split it into several views",
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn parse_statement(place: &Place<'_>, tokens: &[TokenWithSpan], at: Location) -> Result<Declaration, Refusal> {

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -15,7 +16,11 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder, TaskContext};
 use datafusion::optimizer::analyzer::{Analyzer, AnalyzerRule};
 use datafusion::physical_expr::EquivalenceProperties;
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
+use datafusion::physical_plan::coop::cooperative;
+use datafusion::physical_plan::execution_plan::{
+    Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
+};
+use datafusion::physical_plan::memory::MemoryStream;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
 };
@@ -42,6 +47,12 @@ pub fn session_context(config: SessionConfig) -> SessionContext {
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.collect_spans = true;
     options.execution.time_zone = Some("+00:00".to_owned());
+    // They tie a plan to one run of it.
+    let optimizer = &mut options.optimizer;
+    optimizer.enable_dynamic_filter_pushdown = false;
+    optimizer.enable_topk_dynamic_filter_pushdown = false;
+    optimizer.enable_join_dynamic_filter_pushdown = false;
+    optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     // A partial that gives up merging would hold a key twice.
     options.execution.skip_partial_aggregation_probe_rows_threshold = usize::MAX;
     let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(CheckedArithmetic)];
@@ -64,6 +75,11 @@ pub fn session_context(config: SessionConfig) -> SessionContext {
     // Two levels of GROUP BY instead of one would make the lower one the fold.
     context.remove_optimizer_rule("single_distinct_aggregation_to_group_by");
     context
+}
+
+/// The settings of a task that runs what [`session_context`] planned.
+pub fn execution_config() -> SessionConfig {
+    task_context().session_config().clone()
 }
 
 /// A session in which every stream is a table without rows.
@@ -120,11 +136,16 @@ impl TableProvider for RowlessTable {
 /// The place in a compiled plan where rows go in.
 #[derive(Debug)]
 pub(crate) struct Rows {
+    /// The table that they are of; of a fold's own plans nobody asks.
+    pub(crate) table: String,
+    /// Which columns of the table; all of them where it is not said.
+    pub(crate) projection: Option<Vec<usize>>,
     properties: Arc<PlanProperties>,
+    held: Option<Vec<RecordBatch>>,
 }
 
 impl Rows {
-    fn new(schema: SchemaRef) -> Self {
+    pub(crate) fn new(schema: SchemaRef) -> Self {
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),
             Partitioning::UnknownPartitioning(1),
@@ -132,9 +153,51 @@ impl Rows {
             Boundedness::Bounded,
         );
         Self {
+            table: String::new(),
+            projection: None,
             properties: Arc::new(properties),
+            held: None,
         }
     }
+
+    /// The columns `projection` of `table`, which has `schema`.
+    pub(crate) fn of_table(table: &str, schema: &SchemaRef, projection: Option<&Vec<usize>>) -> Result<Self> {
+        let schema = match projection {
+            Some(columns) => Arc::new(schema.project(columns)?),
+            None => Arc::clone(schema),
+        };
+        Ok(Self {
+            table: table.to_owned(),
+            projection: projection.cloned(),
+            ..Self::new(schema)
+        })
+    }
+
+    fn holding(&self, batches: Vec<RecordBatch>) -> Self {
+        Self {
+            table: self.table.clone(),
+            projection: self.projection.clone(),
+            properties: Arc::clone(&self.properties),
+            held: Some(batches),
+        }
+    }
+}
+
+/// `plan`, which may run many times and on many threads, with what `rows` gives in the place of its [`Rows`]. Nothing is
+/// planned: what the planner found out about the rows holds for these as well. Nothing is left of an earlier run: plans
+/// keep state and metrics after one.
+pub(crate) fn with_rows(
+    plan: &Arc<dyn ExecutionPlan>,
+    rows: &dyn Fn(&Rows) -> Result<Vec<RecordBatch>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    if let Some(place) = plan.downcast_ref::<Rows>() {
+        return Ok(Arc::new(place.holding(rows(place)?)));
+    }
+    let children = plan.children().into_iter().map(|child| with_rows(child, rows));
+    let keep = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
+    Arc::clone(plan)
+        .replace_children(children.collect::<Result<_>>()?, keep)?
+        .reset_state()
 }
 
 impl DisplayAs for Rows {
@@ -182,8 +245,12 @@ impl ExecutionPlan for Rows {
     }
 
     fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        Err(DataFusionError::Internal(
-            "a compiled plan was run without rows".to_owned(),
-        ))
+        let Some(batches) = self.held.clone() else {
+            return Err(DataFusionError::Internal(
+                "a compiled plan was run without rows".to_owned(),
+            ));
+        };
+        let rows = MemoryStream::try_new(batches, self.schema(), None)?;
+        Ok(Box::pin(cooperative(rows)))
     }
 }

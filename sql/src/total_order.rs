@@ -4,15 +4,22 @@
 //! Completed are ORDER BY, the functions that look at a single row's place (`row_number`, `lag`, `lead`, `ntile`, frames
 //! in ROWS, and `first_value`), and ordered aggregates over rows that are no stream's. Functions of peers (`rank`,
 //! RANGE frames) give equal rows equal values as they stand.
+//!
+//! An OFFSET below something else becomes a condition on `row_number`: where rows are sorted once more above it, DataFusion
+//! 55 moves that sort below the OFFSET, keeping as many rows as LIMIT says, of which OFFSET then takes its own.
 
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, Result, plan_err};
+use datafusion::functions_window::expr_fn::row_number;
 use datafusion::logical_expr::expr::{Sort as SortKey, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{Expr, LogicalPlan, Window, WindowFrame, WindowFrameBound, WindowFrameUnits};
+use datafusion::logical_expr::{
+    Expr, FetchType, Limit, LogicalPlan, LogicalPlanBuilder, Projection, SkipType, Sort, Window, WindowFrame,
+    WindowFrameBound, WindowFrameUnits, lit,
+};
 use datafusion::optimizer::analyzer::AnalyzerRule;
 use datafusion::scalar::ScalarValue;
 
@@ -58,7 +65,71 @@ impl AnalyzerRule for TotalOrder {
             }
             other => Ok(Transformed::no(other)),
         })?;
-        Ok(completed.data)
+        let mut outermost = true;
+        let numbered = completed.data.transform_down_with_subqueries(|node| {
+            let of_answer = outermost;
+            outermost &= matches!(node, LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_));
+            match node {
+                LogicalPlan::Limit(limit) if !of_answer => numbered(limit),
+                other => Ok(Transformed::no(other)),
+            }
+        })?;
+        Ok(numbered.data)
+    }
+}
+
+/// LIMIT with OFFSET over sorted rows as a condition on their numbers.
+fn numbered(limit: Limit) -> Result<Transformed<LogicalPlan>> {
+    let (SkipType::Literal(skip), FetchType::Literal(fetch)) = (limit.get_skip_type()?, limit.get_fetch_type()?) else {
+        return Ok(Transformed::no(LogicalPlan::Limit(limit)));
+    };
+    if skip == 0 {
+        return Ok(Transformed::no(LogicalPlan::Limit(limit)));
+    }
+    match limit.input.as_ref() {
+        LogicalPlan::Projection(projection) => {
+            let below = Limit {
+                input: Arc::clone(&projection.input),
+                ..limit.clone()
+            };
+            let below = numbered(below)?;
+            if !below.transformed {
+                return Ok(Transformed::no(LogicalPlan::Limit(limit)));
+            }
+            let projection = Projection::try_new(projection.expr.clone(), Arc::new(below.data))?;
+            Ok(Transformed::yes(LogicalPlan::Projection(projection)))
+        }
+        LogicalPlan::Sort(sort) => {
+            let Expr::WindowFunction(mut number) = row_number() else {
+                unreachable!("row_number is a window function");
+            };
+            number.params.order_by.clone_from(&sort.expr);
+            number.params.window_frame = WindowFrame::new_bounds(
+                WindowFrameUnits::Rows,
+                WindowFrameBound::Preceding(ScalarValue::UInt64(None)),
+                WindowFrameBound::CurrentRow,
+            );
+            let number = Expr::WindowFunction(number);
+            let place = Expr::Column(Column::new_unqualified(number.schema_name().to_string()));
+            let bound = |rows: usize| lit(u64::try_from(rows).unwrap_or(u64::MAX));
+            let mut taken = place.clone().gt(bound(skip));
+            if let Some(fetch) = fetch {
+                taken = taken.and(place.lt_eq(bound(skip.saturating_add(fetch))));
+            }
+            let columns = sort.input.schema().columns().into_iter().map(Expr::Column);
+            let rows = LogicalPlanBuilder::from(Arc::clone(&sort.input))
+                .window([number])?
+                .filter(taken)?
+                .project(columns.collect::<Vec<_>>())?
+                .build()?;
+            let sort = Sort {
+                expr: sort.expr.clone(),
+                input: Arc::new(rows),
+                fetch: None,
+            };
+            Ok(Transformed::yes(LogicalPlan::Sort(sort)))
+        }
+        _ => Ok(Transformed::no(LogicalPlan::Limit(limit))),
     }
 }
 

@@ -3,7 +3,7 @@
 //! | written in GROUP BY | value while rows are folded | value in the answer |
 //! | --- | --- | --- |
 //! | `tumble(time, size [, offset] [, timezone => 'Europe/Berlin'])` | start of the window | the same |
-//! | `hop(time, slide, size)` | start of the pane: hops are made of panes when they are finished (design D8) | start of the hop |
+//! | `hop(time, slide, size [, timezone => 'Europe/Berlin'])` | start of the pane: hops are made of panes when they are finished (D8) | start of the hop |
 //! | `session(time, gap)` | the time: a fragment of one moment; fragments are united by [`crate::regroup`] | first time of the session |
 //!
 //! `window_end(w)` is the end of any of them, not in it; a session ends one gap after its last event. A start has the
@@ -11,9 +11,10 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{Array, ArrayRef, AsArray, TimestampMicrosecondArray};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, TimestampMicrosecondArray};
+use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, IntervalMonthDayNano, IntervalUnit, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, IntervalMonthDayNano, IntervalUnit, TimeUnit, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use chrono_tz::Tz;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -77,6 +78,8 @@ enum Role {
     SessionEnd,
     /// The time of an event, under a name of its own.
     SessionTime,
+    /// The starts of all hops that a time lies in.
+    HopStarts,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -101,7 +104,7 @@ impl Window {
     fn arity(&self) -> (usize, usize) {
         match self.role {
             Role::Tumble | Role::TumbleEnd => (2, 4),
-            Role::Hop | Role::HopEnd => (3, 3),
+            Role::Hop | Role::HopEnd | Role::HopStarts => (3, 4),
             Role::Session | Role::SessionEnd => (2, 2),
             Role::End | Role::SessionTime => (1, 1),
         }
@@ -119,6 +122,7 @@ impl ScalarUDFImpl for Window {
             Role::HopEnd => "hop_end",
             Role::SessionEnd => "session_end",
             Role::SessionTime => SESSION_TIME,
+            Role::HopStarts => "hop_starts",
         }
     }
 
@@ -144,6 +148,9 @@ impl ScalarUDFImpl for Window {
                 "{name} takes times of UTC, not of {zone}: write timezone => '{zone}' instead of AT TIME ZONE"
             );
         }
+        if types[0] == DataType::Date32 && types.len() > 3 {
+            return plan_err!("{name} over a DATE has no timezone: its days are those of the calendar already");
+        }
         let mut coerced = vec![types[0].clone()];
         for (index, data_type) in types.iter().enumerate().skip(1) {
             coerced.push(match data_type {
@@ -158,7 +165,10 @@ impl ScalarUDFImpl for Window {
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        Ok(types[0].clone())
+        Ok(match self.role {
+            Role::HopStarts => DataType::List(Field::new_list_field(types[0].clone(), true).into()),
+            _ => types[0].clone(),
+        })
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -190,6 +200,12 @@ impl ScalarUDFImpl for Window {
             Role::SessionEnd => {
                 let gap = gap(&constants)?;
                 Box::new(move |last| last.checked_add(gap))
+            }
+            Role::HopStarts => {
+                let hops = Hops::new(&constants)?;
+                on_dates(&hops.panes, args.args[0].data_type())?;
+                let times = args.args[0].to_array(args.number_rows)?;
+                return Ok(ColumnarValue::Array(Arc::new(hops.starts(&times)?)));
             }
             Role::End => return exec_err!("window_end stands above the GROUP BY that its window is in"),
         };
@@ -321,7 +337,10 @@ impl Hops {
     fn new(constants: &Constants) -> Result<Self> {
         let slide = Length::of(constants.interval(0), "slide")?;
         let size = Length::of(constants.interval(1), "size")?;
-        let slides = Windows::new(slide, IntervalMonthDayNano::default(), None)?;
+        let slides = Windows::new(slide, IntervalMonthDayNano::default(), constants.zone)?;
+        if constants.zone.is_some() && !(slides.are_whole_days() && slides.with_size(size).are_whole_days()) {
+            return plan_err!("slide and size of a hop with a timezone are whole days, weeks or months");
+        }
         let (pane, hops) = match (slide, size) {
             (Length::Fixed(slide), Length::Fixed(size)) => (
                 Length::Fixed(greatest_common_divisor(slide, size)),
@@ -356,16 +375,55 @@ impl Hops {
     /// range.
     pub(crate) fn of_pane(&self, pane: i64) -> Option<Vec<i64>> {
         let mut starts = Vec::new();
-        let mut start = self.slides.start(pane)?;
-        while self.end(start)? > pane {
-            starts.push(start);
+        let pane = self.slides.on_clocks(pane)?;
+        let mut start = self.slides.floor(pane)?;
+        while self.sized().later(start, 1)? > pane {
+            let begin = self.slides.instant(start)?;
+            // A window all of whose first slide the clocks skip would begin with the next one.
+            if self.slides.floor(self.slides.on_clocks(begin)?)? == start {
+                starts.push(begin);
+            }
             start = self.slides.later(start, -1)?;
         }
         Some(starts)
     }
 
     fn end(&self, start: i64) -> Option<i64> {
-        self.slides.with_size(self.size).later(start, 1)
+        // The clocks may have skipped the start.
+        let start = self.slides.floor(self.slides.on_clocks(start)?)?;
+        self.slides.instant(self.sized().later(start, 1)?)
+    }
+
+    fn sized(&self) -> Windows {
+        self.slides.with_size(self.size)
+    }
+
+    /// The starts of the windows that each of `times` lies in; NULL is that of a NULL.
+    fn starts(&self, times: &ArrayRef) -> Result<ListArray> {
+        let (mut starts, mut lengths) = (Vec::new(), Vec::new());
+        for time in to_micros(times)?.iter() {
+            let of_time = match time {
+                Some(time) => self.panes.start(time).and_then(|pane| self.of_pane(pane)),
+                None => {
+                    starts.push(None);
+                    lengths.push(1);
+                    continue;
+                }
+            };
+            let Some(of_time) = of_time else {
+                return exec_err!("the window of a time lies outside the range of times");
+            };
+            lengths.push(of_time.len());
+            starts.extend(of_time.into_iter().map(Some));
+        }
+        let starts = from_micros(TimestampMicrosecondArray::from(starts), times.data_type())?;
+        let field = Field::new_list_field(times.data_type().clone(), true);
+        Ok(ListArray::try_new(
+            field.into(),
+            OffsetBuffer::from_lengths(lengths),
+            starts,
+            None,
+        )?)
     }
 }
 
@@ -463,6 +521,16 @@ pub(crate) fn misplaced(plan: &LogicalPlan, over_stream: &dyn Fn(&LogicalPlan) -
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(found)
+}
+
+/// The starts of all windows that the time of a hop with these `arguments` lies in, a list.
+pub(crate) fn hop_starts(arguments: Vec<Expr>) -> Expr {
+    Window::call(Role::HopStarts, arguments)
+}
+
+/// The gap of a session with these `arguments`, microseconds.
+pub(crate) fn session_gap(arguments: &[Expr]) -> Result<i64> {
+    gap(&Constants::of(arguments.get(1..).unwrap_or_default())?)
 }
 
 /// Gives every session its end, and every `window_end` its meaning. Runs before anything else looks at the plan.
@@ -619,5 +687,68 @@ fn origin(expression: &Expr, plan: &LogicalPlan, direct: bool) -> Option<(Expr, 
             }
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use chrono::{DateTime, Days, NaiveDate, TimeZone};
+
+    use super::*;
+
+    /// The first instant at which the clocks of `zone` show midnight of `date`, or have skipped it, minute by minute.
+    fn midnight(zone: Tz, date: NaiveDate) -> i64 {
+        let about = date.and_hms_opt(0, 0, 0).expect("midnight").and_utc() - chrono::TimeDelta::hours(16);
+        let mut minutes = (0..32 * 60).map(|minute| about + chrono::TimeDelta::minutes(minute));
+        let shows = |time: &DateTime<chrono::Utc>| zone.from_utc_datetime(&time.naive_utc()).date_naive() >= date;
+        minutes.find(shows).expect("the day begins").timestamp_micros()
+    }
+
+    #[test]
+    fn hops_of_a_zone_are_days_of_its_calendar() {
+        // Clocks change at midnight, at two, and by half an hour; a day is left out.
+        for (zone, from) in [
+            ("Europe/Berlin", "2024-10-20T00:00:00Z"),
+            ("Europe/Berlin", "2024-03-24T00:00:00Z"),
+            ("Asia/Beirut", "2022-03-20T00:00:00Z"),
+            ("America/Havana", "2024-10-28T00:00:00Z"),
+            ("Australia/Lord_Howe", "2024-03-30T00:00:00Z"),
+            ("Pacific/Apia", "2011-12-26T00:00:00Z"),
+        ] {
+            for (slide, size) in [(1, 3), (2, 3), (3, 2), (7, 14)] {
+                let zone: Tz = zone.parse().expect("a zone");
+                let days = |days: i64| IntervalMonthDayNano::new(0, i32::try_from(days).expect("few days"), 0);
+                let hops = Hops::new(&Constants {
+                    intervals: vec![days(slide), days(size)],
+                    zone: Some(zone),
+                });
+                let hops = hops.expect("whole days");
+                let from = from.parse::<DateTime<chrono::Utc>>().expect("a time");
+                for time in (0..14 * 48).map(|half| from + chrono::TimeDelta::minutes(30 * half)) {
+                    let micros = time.timestamp_micros();
+                    let today = zone.from_utc_datetime(&time.naive_utc()).date_naive();
+                    // Weeks begin on Mondays, others are counted from 1970 on.
+                    let first = if slide % 7 == 0 { 4 } else { 0 };
+                    let epoch = NaiveDate::from_ymd_opt(1970, 1, 1).expect("a date");
+                    let mut expected = BTreeSet::new();
+                    for back in 0..u64::try_from(size).expect("positive") {
+                        let begin = today - Days::new(back);
+                        let shown = DateTime::from_timestamp_micros(midnight(zone, begin)).expect("a time");
+                        let shown = zone.from_utc_datetime(&shown.naive_utc()).date_naive();
+                        let exists = (shown - begin).num_days() < slide;
+                        if exists && ((begin - epoch).num_days() - first) % slide == 0 {
+                            let end = begin + Days::new(u64::try_from(size).expect("positive"));
+                            expected.insert((midnight(zone, begin), midnight(zone, end)));
+                        }
+                    }
+                    let pane = hops.panes.start(micros).expect("in range");
+                    let starts = hops.of_pane(pane).expect("in range").into_iter();
+                    let found = starts.map(|start| (start, hops.end(start).expect("in range")));
+                    assert_eq!(found.collect::<BTreeSet<_>>(), expected, "{zone} {slide} {size} {time}");
+                }
+            }
+        }
     }
 }

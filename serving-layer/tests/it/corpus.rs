@@ -19,10 +19,13 @@ mod oracle;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::DataType;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use foldline_serving_layer::Mode;
-use foldline_sql::{Catalog, Fold, FoldError, Partial, SourceFile, ViewKind};
+use foldline_serving_layer::{Filter, Mode, Operator, ReadRequest};
+use foldline_sql::{Catalog, Fold, FoldError, Partial, SourceFile, View, ViewKind};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -253,8 +256,59 @@ async fn agree(
             &expected[&view.name],
             &format!("{} {mode:?}, {context}", view.name),
         )?;
+        if mode == Mode::Merged {
+            point_reads_agree(platform, view, context).await?;
+        }
     }
     Ok(())
+}
+
+/// Reads by a value that a row of the view has, in each of the first columns, are those rows of the whole answer.
+async fn point_reads_agree(platform: &Platform, view: &View, context: &str) -> Result<(), String> {
+    let read = async |filters: Vec<Filter>| {
+        let request = ReadRequest {
+            filters,
+            ..everything()
+        };
+        let answer = platform.serving.read_view(&view.name, request, Mode::Merged).await;
+        answer.map(|answer| one_batch(&answer)).map_err(|error| error.chain())
+    };
+    let Ok(whole) = read(Vec::new()).await else {
+        return Ok(());
+    };
+    let asked = |field: &&arrow::datatypes::FieldRef| {
+        matches!(
+            field.data_type(),
+            DataType::Utf8 | DataType::Int32 | DataType::Int64 | DataType::Date32
+        )
+    };
+    for field in view.schema.fields().iter().filter(asked).take(2) {
+        let Some((value, rows)) = of_some_value(&whole, field.name()) else {
+            continue;
+        };
+        let expected = Answer::new(&rows, view.class);
+        let filter = Filter {
+            column: field.name().clone(),
+            operator: Operator::Eq,
+            value: value.clone(),
+        };
+        let found = read(vec![filter]).await.map(|rows| Answer::new(&rows, view.class));
+        let what = format!("{} where {} is {value}, {context}", view.name, field.name());
+        Answer::compare(&found, &Ok(expected), &what)?;
+    }
+    Ok(())
+}
+
+/// The last value in `column` that is not NULL, and the rows that have it.
+fn of_some_value(rows: &RecordBatch, column: &str) -> Option<(String, RecordBatch)> {
+    let column = rows.column_by_name(column).unwrap();
+    let formatter = ArrayFormatter::try_new(column, &FormatOptions::default()).unwrap();
+    let written = |row: usize| column.is_valid(row).then(|| formatter.value(row).to_string());
+    let value = (0..column.len()).rev().find_map(written)?;
+    let equal: BooleanArray = (0..column.len())
+        .map(|row| Some(written(row).as_ref() == Some(&value)))
+        .collect();
+    Some((value, filter_record_batch(rows, &equal).unwrap()))
 }
 
 /// Nexmark's queries that the platform does not take yet, with what it says: the last lines of each file. `REWRITE=1`

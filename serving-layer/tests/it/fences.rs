@@ -138,6 +138,21 @@ fn size_and_depth_are_bounded() {
         let longest = format!("SELECT 1{}", chain.repeat(450));
         let _ = fence(&longest, 1 << 20);
     }
+    // Whoever explains an explanation recurses.
+    let explained = format!("{}SELECT 1", "EXPLAIN ".repeat(5_000));
+    assert!(matches!(fence(&explained, 1 << 20), Err(Refused::TooLarge(_))));
+    // The parser's time doubles with each of these.
+    let nested = format!("SELECT {}1{}", "coalesce(".repeat(40), ", 1)".repeat(40));
+    assert!(matches!(fence(&nested, 65_536), Err(Refused::TooLarge(_))));
+    let ended = format!("SELECT {}1{}", "coalesce(1 AS end, (".repeat(20), "))".repeat(20));
+    assert!(matches!(fence(&ended, 65_536), Err(Refused::TooLarge(_))));
+    // And the planner's with each of these.
+    let doubled: Vec<String> = (1..14)
+        .map(|n| format!("t{n} AS (SELECT a.x FROM t{} AS a, t{} AS b)", n - 1, n - 1))
+        .collect();
+    let doubled = format!("WITH t0 AS (SELECT 1 AS x), {} SELECT * FROM t13", doubled.join(", "));
+    let refused = fence(&doubled, 65_536).unwrap_err().to_string();
+    assert!(refused.contains("written out"), "{refused}");
     let values: Vec<String> = (0..5_000).map(|value| format!("'{value}'")).collect();
     fence(&format!("SELECT 1 WHERE 'a' IN ({})", values.join(", ")), 65_536).unwrap();
     assert!(matches!(fence("SELECT 1", 7), Err(Refused::TooLarge(_))));

@@ -233,3 +233,141 @@ async fn what_does_not_fit_is_refused_by_name() {
             .is_err()
     );
 }
+
+/// Views above folds, and whether a read that fixes the first column is planned once; of the others that is the planner's
+/// affair.
+const ABOVE: &[(&str, &str, Option<bool>)] = &[
+    (
+        "joined",
+        "SELECT u.user_id, u.n, d.day, d.n AS of_day FROM users AS u JOIN days AS d ON u.user_id = d.user_id",
+        Some(true),
+    ),
+    (
+        "beside",
+        "SELECT u.user_id, u.n, a.kinds, a.user_id AS other FROM users AS u LEFT JOIN (SELECT user_id, kinds FROM actions \
+         WHERE user_id > 'u3') AS a ON u.user_id = a.user_id",
+        None,
+    ),
+    (
+        "ranked",
+        "SELECT user_id, day, n, row_number() OVER (PARTITION BY user_id ORDER BY n DESC) AS place FROM days",
+        Some(true),
+    ),
+    (
+        "both",
+        "SELECT user_id, n FROM users UNION ALL SELECT user_id, count(*) FROM days GROUP BY user_id",
+        Some(true),
+    ),
+    (
+        "rare",
+        "SELECT user_id FROM users EXCEPT SELECT user_id FROM days WHERE n > 3",
+        None,
+    ),
+    (
+        "steps",
+        "WITH a AS (SELECT user_id, day, n FROM ranked WHERE place <= 3), b AS (SELECT user_id, sum(n) AS n FROM a GROUP BY \
+         user_id) SELECT b.user_id AS who, b.n, j.of_day FROM b JOIN joined AS j USING (user_id)",
+        None,
+    ),
+    (
+        "shares",
+        "SELECT user_id, n, n * 1.0 / sum(n) OVER () AS share FROM users",
+        Some(false),
+    ),
+    (
+        "first",
+        "SELECT user_id, n FROM users ORDER BY n DESC LIMIT 4",
+        Some(false),
+    ),
+    (
+        "placed",
+        "SELECT user_id, n, row_number() OVER (ORDER BY n) AS place FROM users",
+        Some(false),
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_point_read_of_a_view_above_folds_is_planned_once_and_stays_right() {
+    let views: Vec<String> = ABOVE
+        .iter()
+        .map(|(name, query, _)| format!("CREATE VIEW {name} AS {query};\n"))
+        .collect();
+    let platform = Platform::new(&format!("{PIPELINE}{}", views.concat())).await;
+    let (log, ends) = random_log(&platform.catalog, 11, 120, 12);
+    for (name, _, planned) in ABOVE {
+        let view = platform.catalog.view(name).unwrap();
+        let by = [view.schema.field(0).name().clone()];
+        let plan = platform.catalog.point_plan(view, &by).await.unwrap();
+        assert!(
+            planned.is_none_or(|planned| planned == plan.is_some()),
+            "{name}: {plan:?}"
+        );
+        // What is no key spares nothing.
+        let plan = platform.catalog.point_plan(view, &["n".to_owned()]).await;
+        assert!(plan.is_err() || plan.unwrap().is_none(), "{name} by n");
+    }
+    // The second seam is over another generation, with the same plans.
+    for (cuts, until, seed) in [([20, 25, 15], [35, 30, 35], 3), ([30, 28, 34], [1000, 1000, 1000], 4)] {
+        let numbered = |numbers: [u64; 3]| at(&[(0, numbers[0]), (1, numbers[1]), (2, numbers[2])]);
+        let mut untils = numbered(until);
+        for (partition, end) in &ends {
+            let until = untils.get_mut(partition).unwrap();
+            *until = (*until).min(*end);
+        }
+        platform.seam_at(&log, &numbered(cuts), &untils, seed).await;
+        for (name, ..) in ABOVE {
+            let all = read(&platform, name, &[]).await.unwrap();
+            assert!(all.num_rows() > 0 || *name == "rare", "{name}");
+            let by = all.schema().field(0).name().clone();
+            let key = |user: &str| {
+                let users = all.column(0).as_string::<i32>();
+                let equal = users.iter().map(|other| Some(other == Some(user))).collect();
+                filter_record_batch(&all, &equal).unwrap()
+            };
+            let reads = (0..13).map(|user| {
+                let (platform, by) = (&platform, &by);
+                async move {
+                    let user = format!("u{user}");
+                    let found = read(platform, name, &[(by, &user)]).await.unwrap();
+                    let few = read(
+                        platform,
+                        name,
+                        &[(by, &format!("in.({user},u5)")), (by, &format!("neq.{user}"))],
+                    )
+                    .await;
+                    (user, found, few.unwrap())
+                }
+            });
+            // All at once, and each kind of them again and again.
+            for (user, found, few) in futures::future::join_all(reads).await {
+                assert_same(&found, &key(&user), &format!("{name} {user}"));
+                let expected = if user == "u5" { key("nobody") } else { key("u5") };
+                assert_same(&few, &expected, &format!("{name} {user} and u5"));
+            }
+        }
+    }
+}
+
+/// Zeros of both signs are one value, wherever a view is put together.
+#[tokio::test]
+async fn a_condition_takes_zeros_of_both_signs() {
+    let platform = Platform::new(&format!(
+        "{PIPELINE} CREATE VIEW zeros AS SELECT user_id, first_value(CAST(amount AS DOUBLE) * -0.0) AS zero FROM events \
+         GROUP BY user_id; CREATE VIEW zeros_above AS SELECT user_id, zero FROM zeros;"
+    ))
+    .await;
+    let (log, ends) = random_log(&platform.catalog, 11, 120, 12);
+    platform
+        .seam_at(&log, &at(&[(0, 60), (1, 70), (2, 30)]), &ends, 3)
+        .await;
+    let sql = "SELECT count(*) AS n FROM zeros WHERE zero = 0";
+    let counted = platform.serving.sql(sql, Mode::Merged).await.unwrap();
+    let counted = one_batch(&counted).column(0).as_primitive::<Int64Type>().value(0);
+    for view in ["zeros", "zeros_above"] {
+        for zero in ["0", "-0.0", "gte.0"] {
+            let found = read(&platform, view, &[("zero", zero)]).await.unwrap();
+            assert_eq!(found.num_rows() as i64, counted, "{view} {zero}");
+        }
+    }
+    assert!(counted > 3, "{counted}");
+}

@@ -37,7 +37,7 @@ impl Fold {
     }
 
     /// Position in the key of the output column `name`, where stored keys are searched by it.
-    pub(super) fn searched_key(&self, name: &str) -> Option<usize> {
+    pub(crate) fn searched_key(&self, name: &str) -> Option<usize> {
         let position = self.key_of_output(name)?;
         // Doubles have equal values of different bytes.
         let floating = self.state_schema.field(position).data_type().is_floating();

@@ -301,7 +301,7 @@ async fn stored_state_of_another_format_or_view_is_refused() {
         Partial::decode(&newer, &one)
             .unwrap_err()
             .to_string()
-            .contains("fold format is 99, not 2")
+            .contains("fold format is 99, not 3")
     );
     for cut in [0, 3, 8, 20, bytes.len() / 2] {
         assert!(Partial::decode(&bytes[..cut], &one).is_err(), "{cut} bytes");

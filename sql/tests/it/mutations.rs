@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `FOLDLINE_FUZZ_SECONDS=n` | how long; `make fuzz` takes ten minutes |
 //! | `FOLDLINE_FUZZ_SEED=n` | other mutations; what was mutated last stands in a file, in case that the stack ends |
+//! | `FOLDLINE_FUZZ_NUMBER=n` | only that one of the seed, which is printed |
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use rand::{RngExt, SeedableRng};
 /// As much as a thread of the platform has.
 const STACK_BYTES: usize = 2 << 20;
 /// Of an unoptimised build on a busy machine; as a rule it takes milliseconds.
-const COMPILES_WITHIN: Duration = Duration::from_secs(30);
+const COMPILES_WITHIN: Duration = Duration::from_secs(60);
 
 /// What begins and ends again.
 const NESTED: &[(&str, &str)] = &[
@@ -247,6 +248,201 @@ fn shrunken(text: &str) -> String {
     tokens.concat()
 }
 
+/// Statements that are long or deep in one way: as long as `count` says, and what `check` says of them (a part of the
+/// refusal; nothing where they compile).
+fn long(count: usize) -> Vec<(String, &'static str)> {
+    let numbered = |item: &dyn Fn(usize) -> String, between: &str| {
+        let items: Vec<String> = (0..count).map(item).collect();
+        items.join(between)
+    };
+    let view = |query: String| format!("{} CREATE VIEW v AS {query};", crate::rows::STREAM);
+    let of = |value: String| view(format!("SELECT kind, max({value}) AS m FROM events GROUP BY kind"));
+    let filtered = |filter: String| {
+        view(format!(
+            "SELECT kind, count(*) AS n FROM events WHERE {filter} GROUP BY kind"
+        ))
+    };
+    let chain = |first: &str, link: &str| format!("{first}{}", link.repeat(count));
+    let nest = |open: &str, inner: &str, close: &str| format!("{}{inner}{}", open.repeat(count), close.repeat(count));
+    let group = "SELECT kind, count(*) AS n FROM events GROUP BY kind";
+    let operators = "operators and brackets";
+    let nests = "nests deeper";
+    vec![
+        (of(chain("amount", " + amount")), operators),
+        (of(chain("kind", " || kind")), operators),
+        (of(chain("amount", "::BIGINT")), operators),
+        (of(chain("amount", " + -1")), operators),
+        (of(chain("kind", " COLLATE \"C\"")), operators),
+        (of(chain("at", " AT TIME ZONE 'UTC'")), operators),
+        (of(chain("kind", ".a")), operators),
+        (of(chain("[1]", "[1]")), nests),
+        (of(nest("- ", "1", "")), operators),
+        (of(nest("(", "1", ")")), nests),
+        (of(nest("coalesce(", "amount", ", 1)")), nests),
+        (of(nest("CASE WHEN amount > 1 THEN ", "1", " END")), nests),
+        (of(nest("[", "1", "]")), nests),
+        (of(format!("CAST(kind AS {})", nest("STRUCT<a ", "INT", ">"))), nests),
+        (of(format!("CAST(kind AS INT{})", "[]".repeat(count))), nests),
+        (filtered(chain("amount = 1", " OR amount = 1")), operators),
+        (filtered(chain("amount = 1", " AND amount = 1")), operators),
+        (filtered(chain("amount", " IS NULL")), operators),
+        (filtered(chain("amount", " BETWEEN 1 AND 2")), operators),
+        (filtered(nest("NOT ", "amount > 1", "")), operators),
+        (filtered(nest("amount IN (", "1", ")")), nests),
+        (
+            filtered(nest("EXISTS (SELECT 1 FROM events WHERE ", "true", ")")),
+            nests,
+        ),
+        (view(nest("SELECT n FROM (", group, ") AS x")), nests),
+        (view(nest("WITH c AS (", group, ") SELECT kind, n FROM c")), nests),
+        (view(chain(group, &format!(" UNION ALL {group}"))), "set operations"),
+        (view(chain(group, &format!(" EXCEPT {group}"))), "set operations"),
+        (
+            view(format!(
+                "WITH c AS ({group}) SELECT c.n{} ",
+                chain(" FROM c", " CROSS JOIN c")
+            )),
+            "joins",
+        ),
+        (
+            view(format!("WITH c AS ({group}) SELECT c.n{} ", chain(" FROM c", ", c"))),
+            "beside each other",
+        ),
+        (
+            view(format!(
+                "WITH c0 AS ({group}), {} SELECT kind, n FROM c1",
+                numbered(&|n| format!("c{} AS (SELECT kind, n FROM c{n})", n + 1), ", ")
+            )),
+            "beside each other",
+        ),
+        (
+            view(format!(
+                "WITH c0 AS ({group}), {} SELECT kind, n FROM c{count}",
+                numbered(&|n| format!("c{} AS (SELECT kind, n FROM c{n})", n + 1), ", ")
+            )),
+            "beside each other",
+        ),
+        (
+            view(format!(
+                "WITH c0 AS ({group}), {} SELECT kind, n FROM c{}",
+                (0..count.min(30))
+                    .map(|n| format!(
+                        "c{} AS (SELECT a.kind, a.n FROM c{n} AS a JOIN c{n} AS b USING (kind))",
+                        n + 1
+                    ))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                count.min(30)
+            )),
+            "written out",
+        ),
+        (
+            format!(
+                "{} CREATE VIEW v0 AS {group}; {}",
+                crate::rows::STREAM,
+                (0..count.min(30))
+                    .map(|n| format!(
+                        "CREATE VIEW v{} AS SELECT a.kind, a.n FROM v{n} AS a JOIN v{n} AS b USING (kind);",
+                        n + 1
+                    ))
+                    .collect::<Vec<_>>()
+                    .join("\n")
+            ),
+            "written out",
+        ),
+        (
+            view(format!(
+                "WITH c0 AS ({group}), {} SELECT kind, n FROM c30 WHERE n > 1",
+                (0..30)
+                    .map(|n| format!("c{} AS (SELECT kind, n + n AS n FROM c{n})", n + 1))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )),
+            "those of the queries below it are written out",
+        ),
+        (
+            filtered(format!("amount IN ({})", numbered(&|n| n.to_string(), ", "))),
+            "",
+        ),
+        (
+            filtered(format!("kind NOT IN ({})", numbered(&|n| format!("'k{n}'"), ", "))),
+            "",
+        ),
+        (
+            of(format!("coalesce({})", numbered(&|_| "amount".to_owned(), ", "))),
+            "beside each other",
+        ),
+        (
+            of(format!("CASE {} ELSE 0 END", "WHEN amount > 1 THEN 2 ".repeat(count))),
+            "beside each other",
+        ),
+        (
+            format!("CREATE STREAM s ({})", numbered(&|n| format!("a{n} INT"), ", ")),
+            "beside each other",
+        ),
+        (format!("CREATE STREAM s (a {})", nest("STRUCT<a ", "INT", ">")), nests),
+        (format!("CREATE STREAM s (a INT{})", "[]".repeat(count)), nests),
+        (
+            format!(
+                "CREATE STREAM s (a STRUCT<{}>)",
+                numbered(&|n| format!("a{n} INT"), ", ")
+            ),
+            "beside each other",
+        ),
+        (
+            view(format!(
+                "SELECT {} FROM events",
+                numbered(&|n| format!("amount AS a{n}"), ", ")
+            )),
+            "beside each other",
+        ),
+        (
+            view(format!(
+                "SELECT kind, {} FROM events GROUP BY kind",
+                numbered(&|n| format!("max(amount + {n}) AS a{n}"), ", ")
+            )),
+            "beside each other",
+        ),
+        (
+            view(format!(
+                "SELECT kind, {} FROM ({group})",
+                numbered(&|n| format!("rank() OVER (ORDER BY n + {n}) AS a{n}"), ", ")
+            )),
+            "window functions",
+        ),
+        (numbered(&|_| "CREATE".to_owned(), " "), "expected"),
+        (numbered(&|_| ";".to_owned(), ""), ""),
+    ]
+}
+
+/// Whatever is long is bounded; and what is as long as the bounds let it be is planned.
+#[test]
+fn long_statements_compile_or_are_refused_soon() {
+    for count in [45, 110, 10_000] {
+        for (text, says) in long(count) {
+            let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+            let file = SourceFile {
+                name: "a.sql".into(),
+                text: text.clone(),
+            };
+            let compiled = move || futures::executor::block_on(Catalog::compile(&[file])).err();
+            let started = Instant::now();
+            let refused = thread.spawn(compiled).unwrap().join().unwrap().unwrap_or_default();
+            let took = started.elapsed();
+            let said = refused.first().map(|refusal| refusal.to_string()).unwrap_or_default();
+            let shown: String = text.chars().skip(190).take(120).collect();
+            if std::env::var_os("SHOW").is_some() {
+                println!(
+                    "{count} {took:?} {shown:?}: {}",
+                    said.chars().take(200).collect::<String>()
+                );
+            }
+            assert!(took < COMPILES_WITHIN, "{count}, {took:?}: {shown}");
+            assert!(count < 10_000 || said.contains(says), "{shown}: {said}");
+        }
+    }
+}
+
 #[test]
 #[ignore = "make fuzz"]
 fn mutated_files_compile_or_are_refused() {
@@ -255,15 +451,25 @@ fn mutated_files_compile_or_are_refused() {
     let until = Instant::now() + Duration::from_secs(setting("FOLDLINE_FUZZ_SECONDS", 8));
     let texts = texts();
     assert!(texts.len() > 300, "{} texts", texts.len());
+    let made = |number: u64| {
+        mutated(
+            &texts,
+            &mut StdRng::seed_from_u64(seed.wrapping_mul(1_000_003) + number),
+        )
+    };
+    if let Ok(number) = std::env::var("FOLDLINE_FUZZ_NUMBER") {
+        let text = made(number.parse().unwrap());
+        println!("{text}");
+        let started = Instant::now();
+        println!("{:?} in {:?}", failure(&text), started.elapsed());
+        return;
+    }
     let (next, failures) = (AtomicU64::new(0), Mutex::new(BTreeMap::new()));
     let work = &|worker: usize| {
-        let last = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mutated-{worker}.sql"));
+        let last = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mutated-{seed}-{worker}.sql"));
         while Instant::now() < until {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            let text = mutated(
-                &texts,
-                &mut StdRng::seed_from_u64(seed.wrapping_mul(1_000_003) + number),
-            );
+            let text = made(number);
             std::fs::write(&last, &text).unwrap();
             let Some(reason) = failure(&text) else { continue };
             let known = failures.lock().unwrap().contains_key(&reason);

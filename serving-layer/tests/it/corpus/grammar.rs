@@ -12,7 +12,6 @@ use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use foldline_sql::View;
 
 use super::choices::{Choices, shrunken};
 use super::*;
