@@ -204,10 +204,14 @@ fn go_soon() {
     }
 }
 
+/// Planning a query recurses, and deeply so in a debug build. What is not used is not there.
+const STACK_BYTES: usize = 16 << 20;
+
 fn runtime(name: &str, on_start: fn()) -> anyhow::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_name(name)
+        .thread_stack_size(STACK_BYTES)
         .on_thread_start(on_start)
         .enable_all()
         .build()
