@@ -115,12 +115,7 @@ pub(crate) async fn list(core: &Core) -> anyhow::Result<Vec<Gap>> {
             let commits = core.archive.commits(partition).await?;
             for commit in commits.iter() {
                 if let Some(reason) = &commit.gap {
-                    gaps.push(gap(
-                        commit.offsets.start,
-                        commit.offsets.end,
-                        "accepted",
-                        reason.clone(),
-                    ));
+                    gaps.push(gap(commit.offsets.start, commit.offsets.end, ACCEPTED, reason.clone()));
                 }
             }
             let archived = commits.last().map_or(*origin, |last| last.offsets.end);

@@ -15,7 +15,8 @@ use crate::cli::{text, write};
 use crate::crashes;
 use crate::installation::{Folder, kafka_settings};
 
-const SHORT: &str = "[speed]\ncut_every_ms = 50\n[archive]\nroll_age_ms = 200\n[batch]\nschedule = \"\"\n";
+const SHORT: &str = "[speed]\ncut_every_ms = 50\n[archive]\nroll_age_ms = 200\n[batch]\nschedule = \"\"\n\
+                     [serve]\nlongest_query_ms = 5000\n";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn brokers() -> Option<String> {
