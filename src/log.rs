@@ -101,17 +101,21 @@ fn kafka_settings(settings: &Settings) -> anyhow::Result<foldline_event_log::Kaf
 #[cfg(feature = "kafka")]
 fn transactional_id(data_dir: &Path) -> anyhow::Result<String> {
     let path = data_dir.join("transactions");
-    let known = match std::fs::read_to_string(&path) {
-        Ok(known) => known,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let new = format!("foldline-{}", uuid::Uuid::new_v4());
-            let written = std::fs::create_dir_all(data_dir).and_then(|()| std::fs::write(&path, &new));
-            written.with_context(|| format!("cannot write {}", path.display()))?;
-            new
-        }
+    match std::fs::read_to_string(&path) {
+        Ok(known) => return Ok(known.trim().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
-    Ok(known.trim().to_owned())
+    }
+    // Whole and synced, or not at all: another id would not shut out what this one left open.
+    let new = format!("foldline-{}", uuid::Uuid::new_v4());
+    let part = path.with_extension("part");
+    let written = std::fs::create_dir_all(data_dir)
+        .and_then(|()| std::fs::write(&part, &new))
+        .and_then(|()| File::open(&part)?.sync_all())
+        .and_then(|()| std::fs::rename(&part, &path))
+        .and_then(|()| File::open(data_dir)?.sync_all());
+    written.with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(new)
 }
 
 /// One process at a time archives into a `data_dir`.

@@ -19,6 +19,7 @@ mod stored;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use foldline_event_log::{Clock, Cut};
 use foldline_sql::{Fold, Partial};
@@ -182,6 +183,9 @@ pub struct Draft {
     pub based_on: Option<GenerationNumber>,
 }
 
+/// A new generation is adopted after this, whether its partials are in memory or not.
+const PREPARE_WITHIN: Duration = Duration::from_secs(5);
+
 /// The published generations in a store. Cheap to clone; clones share what they know and hold in memory.
 #[derive(Debug, Clone)]
 pub struct Generations {
@@ -258,7 +262,8 @@ impl Generations {
             };
             if let (Some(current), Some(next)) = (before, newer.first()) {
                 let (store, cache) = (self.store().as_ref(), &self.inner.cache);
-                cache.prepare(store, current, next).await;
+                // What is not there in time, the first reader waits for.
+                drop(tokio::time::timeout(PREPARE_WITHIN, cache.prepare(store, current, next)).await);
             }
             self.learn(newer);
             let readable = self.readable();

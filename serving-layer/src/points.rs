@@ -29,31 +29,28 @@ pub(crate) struct PointPlans {
 
 impl Inner {
     /// The plan for reads of `view` under `conditions`, if such reads need not look at whole folds.
-    pub(crate) async fn point_plan(
-        &self,
-        view: &View,
-        conditions: &[Condition],
-    ) -> Result<Option<Arc<PointPlan>>, QueryError> {
+    pub(crate) async fn point_plan(&self, view: &View, conditions: &[Condition]) -> Option<Arc<PointPlan>> {
         let fixed = conditions.iter().filter(|condition| condition.fixes());
         let mut columns: Vec<String> = fixed.map(|condition| condition.column().to_owned()).collect();
         columns.sort_unstable();
         columns.dedup();
         if columns.is_empty() {
-            return Ok(None);
+            return None;
         }
         let kind = (view.name.clone(), columns);
         let made = || self.points.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = made().get(&kind) {
-            return Ok(known.clone());
+            return known.clone();
         }
+        // What cannot be planned with placeholders is planned without, and says there what is wrong.
         let plan = self.parts.catalog.point_plan(view, &kind.1).await;
-        let plan = plan.map_err(QueryError::Plan)?.map(Arc::new);
+        let plan = plan.ok().flatten().map(Arc::new);
         let mut made = made();
         if made.len() >= PLANS_MAX {
             made.clear();
         }
         made.insert(kind, plan.clone());
-        Ok(plan)
+        plan
     }
 
     /// The rows of `view` that fulfil `conditions`, and maybe others.

@@ -210,9 +210,16 @@ impl Inner {
                 self.rows_of(view, fold, &seam, &keys).await?
             }
             ViewKind::Derived(derived) => {
-                let rows = match self.point_plan(view, &conditions).await? {
-                    Some(point) => {
-                        let rows = self.point_rows(view, &point, &seam, &conditions).await?;
+                let point = match self.point_plan(view, &conditions).await {
+                    Some(point) => match self.point_rows(view, &point, &seam, &conditions).await {
+                        // The other conditions, the columns and the limit may leave little of it: they go into the plan.
+                        Err(QueryError::TooLarge { .. }) => None,
+                        rows => Some(rows?),
+                    },
+                    None => None,
+                };
+                let rows = match point {
+                    Some(rows) => {
                         let plan = plan.completed(&view.schema);
                         plan.apply(rows, &conditions).map_err(QueryError::Columns)?
                     }

@@ -97,7 +97,8 @@ pub fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), TooLarge> {
     for (count, token) in written.enumerate() {
         let last = levels.last_mut().expect("the outermost level stays");
         let word = match &token.token {
-            Token::Word(word) => word.keyword,
+            // Behind a period stands a name, whatever it is.
+            Token::Word(word) if *before != Token::Period => word.keyword,
             _ => Keyword::NoKeyword,
         };
         match (&token.token, word) {
@@ -134,7 +135,7 @@ pub fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), TooLarge> {
                 last.items += usize::from(!last.list);
             }
             (_, Keyword::THEN | Keyword::ELSE) => last.operators = 0,
-            (_, word) if CLAUSES.contains(&word) => (last.operators, last.items) = (0, 0),
+            (_, word) if CLAUSES.contains(&word) && !goes_on(before) => (last.operators, last.items) = (0, 0),
             (_, word) if JOINING.contains(&word) => joined += 1,
             (_, Keyword::EXPLAIN) => explains += 1,
             (_, word) if CHAINING.contains(&word) => last.operators += 1,
@@ -189,6 +190,11 @@ fn opens_type(before: &Token) -> bool {
     matches!(before, Token::Word(word) if matches!(word.keyword, Keyword::ARRAY | Keyword::STRUCT | Keyword::MAP))
 }
 
+/// Whether an expression goes on behind what is a clause elsewhere: WITHIN GROUP, IS DISTINCT FROM.
+fn goes_on(before: &Token) -> bool {
+    matches!(before, Token::Word(word) if matches!(word.keyword, Keyword::WITHIN | Keyword::DISTINCT))
+}
+
 /// Words behind which an expression begins anew.
 const CLAUSES: &[Keyword] = &[
     Keyword::SELECT,
@@ -217,6 +223,7 @@ const CHAINING: &[Keyword] = &[
     Keyword::OR,
     Keyword::NOT,
     Keyword::IS,
+    Keyword::NOTNULL,
     Keyword::LIKE,
     Keyword::ILIKE,
     Keyword::BETWEEN,
@@ -321,6 +328,12 @@ impl<'n> TreeNodeVisitor<'n> for Weights {
                     });
                     sum = sum.saturating_add(found.copied().unwrap_or(1));
                 }
+                match part {
+                    Expr::ScalarSubquery(subquery) => check_plan(&subquery.subquery)?,
+                    Expr::InSubquery(within) => check_plan(&within.subquery.subquery)?,
+                    Expr::Exists(exists) => check_plan(&exists.subquery.subquery)?,
+                    _ => {}
+                }
                 Ok(TreeNodeRecursion::Continue)
             })?;
             if sum > EXPRESSION_MAX {
@@ -335,6 +348,10 @@ impl<'n> TreeNodeVisitor<'n> for Weights {
         let columns = node.schema().fields().len();
         let mut given = match node {
             LogicalPlan::Projection(_) => own,
+            // Grouping sets are one expression of many columns.
+            LogicalPlan::Aggregate(aggregate) if matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]) => {
+                vec![own.first().copied().unwrap_or(1); columns]
+            }
             LogicalPlan::Aggregate(aggregate) => own.into_iter().take(aggregate.group_expr.len()).collect(),
             LogicalPlan::Union(_) => {
                 let largest = |column: usize| weights.iter().filter_map(|weights| weights.get(column)).max().copied();

@@ -95,13 +95,23 @@ pub fn open(url: &str, patience: Patience) -> Result<Arc<dyn ObjectStore>, Place
         url: url.to_owned(),
         reason,
     };
-    let parsed = Url::parse(url).map_err(|error| refused(error.to_string()))?;
-    if !(parsed.username().is_empty() && parsed.password().is_none()) {
-        let parsed = format!("{}://...", parsed.scheme());
-        return Err(PlaceError::Url {
-            url: parsed,
-            reason: "it holds credentials, which belong into the cloud's own variables or files".into(),
-        });
+    // Not printed before it is known to hold no secret.
+    let hidden = |reason: String| PlaceError::Url {
+        url: format!(
+            "{}...",
+            url.split_inclusive("//")
+                .next()
+                .filter(|scheme| scheme.len() < 12)
+                .unwrap_or_default()
+        ),
+        reason,
+    };
+    let parsed = Url::parse(url).map_err(|error| hidden(error.to_string()))?;
+    let bare = parsed.username().is_empty() && parsed.password().is_none();
+    if !bare || parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err(hidden(
+            "it holds more than a place; credentials belong into the cloud's own variables or files".into(),
+        ));
     }
     let (scheme, path) = ObjectStoreScheme::parse(&parsed).map_err(|error| refused(error.to_string()))?;
     if scheme == ObjectStoreScheme::Local {

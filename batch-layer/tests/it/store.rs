@@ -104,6 +104,8 @@ async fn what_is_no_place_for_objects_is_refused() {
         ("https://example.com/x", "no store that foldline knows"),
         ("memory:///", "no store that foldline knows"),
         ("s3://me:hush@bucket/x", "credentials"),
+        ("s3://me:hu/hush@bucket/x", "invalid port"),
+        ("s3://bucket/x?sig=hush", "credentials"),
     ] {
         let error = open(url, PATIENCE).unwrap_err().to_string();
         assert!(error.contains(reason), "{url}: {error}");

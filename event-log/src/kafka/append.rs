@@ -252,6 +252,9 @@ impl Committer {
         let producers = Arc::clone(&self.producers);
         let mut state = None;
         if new.iter().any(|pending| pending.sequence.is_some()) {
+            if let Err(reason) = self.open().await {
+                return Some((new, later, Outcome::Not(Refusal::Other(reason))));
+            }
             let mut caught_up = match producers.caught_up().await {
                 Ok(state) => state,
                 Err(error) => {
@@ -279,7 +282,13 @@ impl Committer {
             if new.is_empty() {
                 return None;
             }
-            progress.extend(caught_up.tombstones().into_iter().map(|producer| (producer, None)));
+            let noted: Vec<String> = progress.iter().map(|(producer, _)| producer.clone()).collect();
+            let forgotten = caught_up.tombstones().into_iter();
+            progress.extend(
+                forgotten
+                    .filter(|producer| !noted.contains(producer))
+                    .map(|producer| (producer, None)),
+            );
             state = Some(caught_up);
         }
         let outgoing: Vec<Outgoing> = new
@@ -296,6 +305,18 @@ impl Committer {
             }
         }
         Some((new, later, outcome))
+    }
+
+    /// Opens a session where there is none. That settles what the one before left open: only then do readers see the
+    /// numbers of a transaction whose outcome was not known.
+    async fn open(&mut self) -> Result<(), String> {
+        if self.session.is_none() {
+            let clients = Arc::clone(&self.clients);
+            let opened = tokio::task::spawn_blocking(move || Session::open(&clients)).await;
+            let opened = opened.map_err(|panic| panic.to_string())?;
+            self.session = Some(opened.map_err(|error| crate::with_causes(&error))?);
+        }
+        Ok(())
     }
 
     /// One transaction, on a thread that may wait.

@@ -182,10 +182,11 @@ impl State {
         }
     }
 
-    /// Producers to put tombstones for.
+    /// Producers to put tombstones for: not for one that was noted again.
     pub(super) fn tombstones(&mut self) -> Vec<String> {
         let count = self.forgotten.len().min(FORGET_AT_ONCE);
-        self.forgotten.drain(..count).collect()
+        let forgotten = self.forgotten.drain(..count);
+        forgotten.filter(|producer| !self.last.contains_key(producer)).collect()
     }
 }
 

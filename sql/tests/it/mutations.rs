@@ -286,6 +286,18 @@ fn long(count: usize) -> Vec<(String, &'static str)> {
         (filtered(chain("amount = 1", " OR amount = 1")), operators),
         (filtered(chain("amount = 1", " AND amount = 1")), operators),
         (filtered(chain("amount", " IS NULL")), operators),
+        (filtered(chain("amount", " NOTNULL")), operators),
+        (filtered(chain("amount", " IS DISTINCT FROM amount")), operators),
+        (of(chain("events.limit", " + events.limit")), operators),
+        (
+            view(
+                chain(
+                    "SELECT median(amount)",
+                    " + percentile_cont(0.5) WITHIN GROUP (ORDER BY amount)",
+                ) + " AS m FROM events",
+            ),
+            operators,
+        ),
         (filtered(chain("amount", " BETWEEN 1 AND 2")), operators),
         (filtered(nest("NOT ", "amount > 1", "")), operators),
         (filtered(nest("amount IN (", "1", ")")), nests),
