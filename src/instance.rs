@@ -140,7 +140,8 @@ pub(crate) async fn find(data_dir: &Path) -> Option<Client> {
     Address::read(data_dir)?.alive().await
 }
 
-fn is_locked(error: &anyhow::Error) -> bool {
+/// Whether another process has the data.
+pub(crate) fn is_locked(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<LogError>(), Some(LogError::Locked(_)))
 }
 

@@ -1,15 +1,21 @@
 //! `foldline run`: the platform, or some of its roles, until it is told to stop.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Setting;
+use crate::instance::is_locked;
 use crate::output::say;
 use crate::pipelines;
 use crate::platform::{Platform, Role, Start};
+
+/// Who starts anew waits so long for a command that holds the data.
+const LOCKED_WITHIN: Duration = Duration::from_secs(60);
+const LOCKED_AGAIN: Duration = Duration::from_millis(100);
 
 /// Run the platform until SIGINT or SIGTERM
 #[derive(Debug, Args)]
@@ -26,6 +32,7 @@ impl Run {
         let settings = &setting.merged.settings;
         let stopped = told_to_stop();
         tokio::pin!(stopped);
+        let mut again_until: Option<Instant> = None;
         loop {
             let start = Start {
                 roles: if self.roles.is_empty() {
@@ -39,7 +46,15 @@ impl Run {
             };
             let platform = tokio::select! {
                 stopped = &mut stopped => return stopped,
-                platform = Platform::start(&setting, start) => platform?,
+                platform = Platform::start(&setting, start) => platform,
+            };
+            let platform = match platform {
+                // A command that found nobody meanwhile opens the data itself, for moments.
+                Err(error) if is_locked(&error) && again_until.is_some_and(|until| Instant::now() < until) => {
+                    tokio::time::sleep(LOCKED_AGAIN).await;
+                    continue;
+                }
+                platform => platform?,
             };
             say!("foldline is listening on {}", platform.url());
             let core = Arc::clone(platform.core());
@@ -53,6 +68,7 @@ impl Run {
             if let Some(stopped) = stopped {
                 return stopped;
             }
+            again_until = Some(Instant::now() + LOCKED_WITHIN);
         }
     }
 }
