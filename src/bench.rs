@@ -417,6 +417,7 @@ impl Work {
             Arc::clone(&self.catalog),
             topics,
             cut,
+            Default::default(),
             horizon,
             settings,
             cancel,

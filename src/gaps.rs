@@ -133,10 +133,19 @@ pub(crate) async fn accept(core: &Core, name: &str) -> anyhow::Result<Vec<Gap>> 
     let known = core.topics.iter().find(|(stream, _, _)| stream.name == name);
     let (stream, topic, _) = known.ok_or_else(|| Failure::Usage(format!("there is no stream \"{name}\"")))?;
     let mut accepted = Vec::new();
+    let archiver = core.archiver.as_ref();
+    let archiver = archiver.ok_or_else(|| Failure::Usage("no archiver runs here that could accept gaps".to_owned()))?;
     for partition in topic.all_partitions() {
-        let earliest = core.log.span(&partition).await?.earliest;
+        let Some(gap) = archiver.gap(&partition).await? else {
+            continue;
+        };
+        let earliest = gap.end;
         let at = rfc3339_millis(core.clock.now_ms()).unwrap_or_default();
         let reason = format!("the log began at {earliest} when it was accepted, {at}");
+        // First: what speed folded of the gap must be gone before anything is judged as if it had never been.
+        if let Some(speed) = &core.speed {
+            speed.lose(&partition, gap);
+        }
         let commit = core
             .archive
             .accept_gap(stream, &partition, earliest, reason.clone())

@@ -16,7 +16,7 @@ use foldline_batch_layer::{Archive, Archiver, ArchiverHandle, ArchiverSettings, 
 use foldline_event_log::collect::{self, http::Collector};
 use foldline_event_log::{Clock, EventLog, LogError, Offset, SystemClock, Topic, TopicPartition, with_causes};
 use foldline_serving_layer::{Limits, ServedTopic, Serving, ServingParts};
-use foldline_speed_layer::{RealtimeStore, Snapshot, SpeedLayer, SpeedSettings};
+use foldline_speed_layer::{Gaps, RealtimeStore, Snapshot, SpeedLayer, SpeedSettings};
 use foldline_sql::{Catalog, SourceFile, Stream};
 use object_store::ObjectStore;
 use tokio::net::TcpListener;
@@ -419,6 +419,7 @@ impl Building {
             Arc::clone(&self.catalog),
             topics.to_vec(),
             batch_runs::floor(&generations.readable()),
+            accepted_gaps(archive, topics).await?,
             Arc::new(archive.clone()),
             settings,
             self.stop.child_token(),
@@ -452,6 +453,20 @@ impl Building {
             workers: Some(self.answers.clone()),
         })
     }
+}
+
+/// The gaps that the archive has accepted.
+async fn accepted_gaps(archive: &Archive, topics: &[(Arc<Stream>, Topic, Vec<Offset>)]) -> anyhow::Result<Gaps> {
+    let mut gaps = Gaps::new();
+    for partition in topics.iter().flat_map(|(_, topic, _)| topic.all_partitions()) {
+        let commits = archive.commits(&partition).await?;
+        let accepted = commits.iter().filter(|commit| commit.gap.is_some());
+        let accepted: Vec<_> = accepted.map(|commit| commit.offsets.clone()).collect();
+        if !accepted.is_empty() {
+            gaps.insert(partition, accepted);
+        }
+    }
+    Ok(gaps)
 }
 
 fn served(topics: &[(Arc<Stream>, Topic, Vec<Offset>)]) -> impl Iterator<Item = ServedTopic> {

@@ -222,6 +222,17 @@ pub enum ArchiveError {
         /// Offsets of the commit that the tick lies in.
         offsets: Range<Offset>,
     },
+    /// Offsets that the log no longer has, but the archiver may.
+    #[error(
+        "offsets {}..{} of {partition} left the log, but the archiver has not stopped for them: it may still hold them; \
+         try again when foldline status says that it has", .offsets.start, .offsets.end
+    )]
+    MayBeHeld {
+        /// Partition.
+        partition: TopicPartition,
+        /// From the end of the archive to the beginning of the log.
+        offsets: Range<Offset>,
+    },
     /// The archiver does not archive this partition any more.
     #[error("archiving {partition} has stopped: {reason}")]
     Stopped {

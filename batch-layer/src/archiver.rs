@@ -10,6 +10,7 @@ mod counters;
 mod partition;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ use partition::{PartitionArchiver, Standing, Stop};
 const GROWTH_CHECK_SECONDS: u64 = 10;
 /// [`ArchiverHandle::reach`] waits this long for a partition whose store or log is down.
 const REACH_PATIENCE_SECONDS: u64 = 30;
+/// How long [`ArchiverHandle::gap`] waits for a partition to stop at its gap.
+const GAP_PATIENCE_SECONDS: u64 = 10;
 /// Bounds of what one read of the log asks for.
 const READ_BYTES_MIN: usize = 16 << 10;
 const READ_BYTES_MAX: usize = 1 << 20;
@@ -160,6 +163,33 @@ impl ArchiverHandle {
         Ok(futures::future::try_join_all(waits).await?.into_iter().collect())
     }
 
+    /// The offsets of `partition` that left the log before they were archived, if there are any. Fails where they may
+    /// yet be archived: only who has stopped for the gap holds nothing of it in memory.
+    pub async fn gap(&self, partition: &TopicPartition) -> Result<Option<Range<Offset>>, ArchiveError> {
+        let Shared { log, archive, .. } = &*self.shared;
+        let earliest = log.span(partition).await.map_err(ReadError::from)?.earliest;
+        let archived = archive.resume(partition).await?.map(|resume| resume.next);
+        let Some(archived) = archived.filter(|archived| *archived < earliest) else {
+            return Ok(None);
+        };
+        let standing = self
+            .shared
+            .tracked()
+            .get(partition)
+            .map(|tracked| tracked.standing.clone());
+        let stopped = async {
+            let gone = |standing: &Standing| matches!(standing.stop, Some(Stop::Gone(_)));
+            standing?.wait_for(gone).await.ok().map(drop)
+        };
+        match tokio::time::timeout(Duration::from_secs(GAP_PATIENCE_SECONDS), stopped).await {
+            Ok(Some(())) => Ok(Some(archived..earliest)),
+            _ => Err(ArchiveError::MayBeHeld {
+                partition: partition.clone(),
+                offsets: archived..earliest,
+            }),
+        }
+    }
+
     /// The position of each partition now.
     pub fn positions(&self) -> BTreeMap<TopicPartition, ArchiverPosition> {
         let tracked = self.shared.tracked();
@@ -261,7 +291,7 @@ async fn reached_by(
         }
         let down = match now.stop {
             Some(Stop::ForGood(reason)) => return Err(stopped(reason)),
-            Some(Stop::Passing(reason)) => Some(reason),
+            Some(Stop::Passing(reason) | Stop::Gone(reason)) => Some(reason),
             None => None,
         };
         if down.is_none() {

@@ -339,6 +339,14 @@ impl Accumulator {
         self.newest = self.pieces.last().map(|piece| piece.ticks.1);
     }
 
+    /// Forgets what was folded of `gap` and behind it: the archive judges what follows the gap as if it had held
+    /// nothing. What began behind it was judged so.
+    pub(crate) fn forget_through(&mut self, gap: &Range<Offset>) {
+        while self.start.next < gap.end && self.until() > gap.start && !self.pieces.is_empty() {
+            self.forget_last(1);
+        }
+    }
+
     /// Forgets everything and begins at `start`.
     pub(crate) fn begin_at(&mut self, start: Start) {
         self.start = start;

@@ -113,8 +113,11 @@ impl Ingest {
             sources.settings.cut_every_ms,
         );
         let state = from_checkpoint(&sources, &checkpoints, cut).await;
-        let state =
+        let mut state =
             state.unwrap_or_else(|| Accumulator::new(sources.partition.clone(), Arc::clone(&sources.folds), cut));
+        for gap in retention.gaps_of(&sources.partition) {
+            state.forget_through(gap);
+        }
         let span = sources.log.span(&sources.partition).await;
         let mut ingest = Self {
             columns: columns_of(&sources),
@@ -328,6 +331,7 @@ impl Ingest {
         }
         self.applied = Some(Arc::clone(&retention));
         self.thinning |= !known;
+        self.forget_gaps(&retention);
         let floor = retention.floor_of(&self.sources.partition, self.sources.origin);
         if self.state.drop_below(floor.next) {
             self.publish();
@@ -339,6 +343,32 @@ impl Ingest {
             let (partition, reason) = (&self.sources.partition, with_causes(&failed));
             tracing::warn!(%partition, floor = floor.next.0, reason, "cannot begin at the floor, reading on");
         }
+    }
+
+    /// What was folded of an accepted gap goes, with all that was judged by it. The log begins behind the gap, so the
+    /// partition stands still until a generation does, too.
+    fn forget_gaps(&mut self, retention: &Retention) {
+        let until = self.state.until();
+        let mut before_gap = false;
+        for gap in retention.gaps_of(&self.sources.partition) {
+            self.state.forget_through(gap);
+            before_gap |= self.state.until() < gap.end;
+        }
+        if !before_gap {
+            return;
+        }
+        // They may hold records of the gap.
+        self.reader = None;
+        self.pending = None;
+        let (partition, to) = (&self.sources.partition, self.state.until());
+        if to == until {
+            return;
+        }
+        tracing::warn!(%partition, from = until.0, to = to.0, "a gap was accepted, folding anew behind it");
+        self.slot.read_all(None);
+        self.complete_to = self.state.marks().record_time;
+        self.saved_until = None;
+        self.publish();
     }
 
     /// Whether no chain can begin at the floor nor at any cut above: the floor went back below the first segment, or

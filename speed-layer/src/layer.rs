@@ -1,6 +1,7 @@
 //! The speed layer as others hold it: started, told what to keep, asked for snapshots.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ingest::Ingest;
-use crate::retire::Retention;
+use crate::retire::{Gaps, Retention};
 use crate::{PartitionView, RealtimeStore, Snapshot};
 
 /// Settings of the speed layer.
@@ -132,7 +133,7 @@ impl SpeedLayer {
     /// checkpoints are read; replay goes on behind.
     ///
     /// `topics`: each stream with its topic and the origin of each partition, which says how many partitions are
-    /// folded.
+    /// folded. `gaps`: those that the archive has accepted.
     #[allow(
         clippy::too_many_arguments,
         reason = "every one is a different thing, named by its type"
@@ -142,6 +143,7 @@ impl SpeedLayer {
         catalog: Arc<Catalog>,
         topics: Vec<(Arc<Stream>, Topic, Vec<Offset>)>,
         cut: Cut,
+        gaps: Gaps,
         horizon: Arc<dyn Horizon>,
         settings: SpeedSettings,
         cancel: CancellationToken,
@@ -157,6 +159,7 @@ impl SpeedLayer {
         let retention = watch::Sender::new(Arc::new(Retention {
             floor: cut,
             protected: None,
+            gaps,
         }));
         let settings = Arc::new(settings);
         let budget = Arc::new(Budget::new(settings.memory_bytes));
@@ -213,9 +216,20 @@ impl SpeedLayer {
                 *retention = Arc::new(Retention {
                     floor: floor.clone(),
                     protected: Some(protected),
+                    gaps: retention.gaps.clone(),
                 });
             }
             !same
+        });
+    }
+
+    /// Forgets, soon after, what was folded of `gap` and behind it, as the archive holds nothing of it and judges
+    /// late and repeated rows behind it accordingly. Say so before the archive takes the gap for accepted. The partition
+    /// stands still until [`SpeedLayer::retain`] names a cut behind the gap.
+    pub fn lose(&self, partition: &TopicPartition, gap: Range<Offset>) {
+        self.inner.retention.send_modify(|retention| {
+            let gaps = &mut Arc::make_mut(retention).gaps;
+            gaps.entry(partition.clone()).or_default().push(gap);
         });
     }
 

@@ -13,4 +13,5 @@ mod retire;
 pub mod segment;
 
 pub use layer::{Counters, PartitionStatus, SpeedError, SpeedLayer, SpeedSettings};
+pub use retire::Gaps;
 pub use segment::{PartitionView, RealtimeStore, Segment, Snapshot};

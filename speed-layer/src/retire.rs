@@ -11,12 +11,16 @@
 //! | before the first call of `retain` (what is protected is not known yet) | stays |
 //! | any other | goes: both segments become one |
 
-use std::collections::BTreeSet;
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Bound, Range};
 
 use foldline_event_log::{Cut, MarkState, Offset, Tick, TopicPartition, keeps_boundary};
 
 use crate::accumulate::Start;
+
+/// Offsets that left the log unarchived, by partition, as somebody accepted: see [`SpeedLayer::lose`]
+/// (crate::SpeedLayer::lose).
+pub type Gaps = BTreeMap<TopicPartition, Vec<Range<Offset>>>;
 
 /// What readers still need.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,9 +29,15 @@ pub(crate) struct Retention {
     pub(crate) floor: Cut,
     /// Ticks whose boundaries stay; `None` while they are not known.
     pub(crate) protected: Option<BTreeSet<Tick>>,
+    pub(crate) gaps: Gaps,
 }
 
 impl Retention {
+    /// The accepted gaps of `partition`.
+    pub(crate) fn gaps_of(&self, partition: &TopicPartition) -> &[Range<Offset>] {
+        self.gaps.get(partition).map_or(&[], Vec::as_slice)
+    }
+
     /// Where the chain of `partition` begins: at the floor, or at its origin where the floor does not name it.
     pub(crate) fn floor_of(&self, partition: &TopicPartition, origin: Offset) -> Start {
         let named = self.floor.of(partition).map(|cut| Start {
@@ -80,6 +90,7 @@ mod tests {
                 partitions: Vec::new(),
             },
             protected: Some(protected.iter().copied().map(Tick).collect()),
+            gaps: Gaps::new(),
         }
     }
 

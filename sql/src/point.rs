@@ -22,6 +22,7 @@ use datafusion::logical_expr::{
     BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, TableProviderFilterPushDown,
 };
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
 use datafusion::prelude::SessionConfig;
 
 use crate::bounds::check_plan;
@@ -86,14 +87,16 @@ impl Catalog {
             return Ok(None);
         };
         let plan = STATE.create_physical_plan(&whole).await?;
-        let mut known = true;
+        let mut runs_often = true;
         plan.apply(|node| {
-            known &= node
+            // The runs of one plan would share the results of its subqueries.
+            runs_often &= !node.is::<ScalarSubqueryExec>();
+            runs_often &= node
                 .downcast_ref::<Rows>()
                 .is_none_or(|rows| folds.contains_key(&rows.table));
             Ok(TreeNodeRecursion::Continue)
         })?;
-        Ok(known.then_some(PointPlan { plan, folds }))
+        Ok(runs_often.then_some(PointPlan { plan, folds }))
     }
 
     /// The plan of `derived` over folds alone. `None` where a view below it hides old windows.

@@ -123,6 +123,7 @@ async fn to_view(log: &Arc<dyn EventLog>, topic: &Topic, view: &str, folder: &Pa
         catalog,
         vec![(stream, topic.clone(), vec![Offset(0); 8])],
         Cut::default(),
+        Default::default(),
         Arc::new(foldline_event_log::NoHorizon),
         settings,
         cancel.clone(),

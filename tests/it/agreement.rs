@@ -192,6 +192,7 @@ impl Installation {
             Arc::clone(&self.catalog),
             self.topics.clone(),
             floor(generations),
+            Default::default(),
             Arc::new(self.archive.clone()),
             settings,
             cancel.clone(),

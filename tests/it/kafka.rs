@@ -80,14 +80,13 @@ fn ask_until(address: &str, request: &str, wanted: impl Fn(u16, &str) -> bool) -
     }
 }
 
+fn visit(visit: usize, day: usize) -> String {
+    let page = visit % 7;
+    format!("{{\"visit_id\":\"v{visit}\",\"page\":\"/{page}\",\"seconds\":1,\"at\":\"2026-03-0{day}T10:00:00Z\"}}\n")
+}
+
 fn visits(range: std::ops::Range<usize>) -> String {
-    let visit = |visit: usize| {
-        let (page, day) = (visit % 7, 1 + visit % 3);
-        format!(
-            "{{\"visit_id\":\"v{visit}\",\"page\":\"/{page}\",\"seconds\":1,\"at\":\"2026-03-0{day}T10:00:00Z\"}}\n"
-        )
-    };
-    range.map(visit).collect()
+    range.map(|number| visit(number, 1 + number % 3)).collect()
 }
 
 fn visits_counted(folder: &Folder) -> u64 {
@@ -253,20 +252,8 @@ fn kafka_records_that_are_deleted_unread_are_a_gap_that_somebody_accepts() {
     import(&folder, "one.ndjson", 0..300);
     folder.ok(&["batch", "run"]);
     // While nobody archives, records come and go.
-    let producer: rdkafka::producer::BaseProducer =
-        ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
-    let topic = folder.topic();
-    for visit in 300..400 {
-        let value = visits(visit..visit + 1);
-        let record = rdkafka::producer::BaseRecord::<(), str>::to(&topic)
-            .partition(0)
-            .payload(value.trim());
-        producer.send(record).map_err(|(error, _)| error).unwrap();
-    }
-    rdkafka::producer::Producer::flush(&producer, PATIENCE).unwrap();
-    let mut until = TopicPartitionList::new();
-    until.add_partition_offset(&topic, 0, Offset::End).unwrap();
-    wait(admin(&brokers).delete_records(&until, &AdminOptions::new())).unwrap();
+    produce(&brokers, &folder.topic(), 300..400, 1);
+    delete_records(&brokers, &folder.topic());
 
     let running = folder.start();
     let address = running.address.clone();
@@ -309,6 +296,102 @@ fn kafka_records_that_are_deleted_unread_are_a_gap_that_somebody_accepts() {
     folder.ok(&["archive", "audit"]);
     let listed = folder.ok(&["gaps", "list", "--format", "csv"]);
     assert!(listed.contains(",accepted,") && !listed.contains(",open,"), "{listed}");
+    running.terminate();
+}
+
+/// Visits on `day` from a producer of somebody else, in partition 0.
+fn produce(brokers: &str, topic: &str, range: std::ops::Range<usize>, day: usize) {
+    let producer: rdkafka::producer::BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+    for number in range {
+        let value = visit(number, day);
+        let record = rdkafka::producer::BaseRecord::<(), str>::to(topic)
+            .partition(0)
+            .payload(value.trim());
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    rdkafka::producer::Producer::flush(&producer, PATIENCE).unwrap();
+}
+
+/// Deletes what partition 0 holds.
+fn delete_records(brokers: &str, topic: &str) {
+    let mut until = TopicPartitionList::new();
+    until.add_partition_offset(topic, 0, Offset::End).unwrap();
+    wait(admin(brokers).delete_records(&until, &AdminOptions::new())).unwrap();
+}
+
+#[test]
+fn kafka_gaps_cost_only_what_nobody_holds_and_judge_nothing_behind_them() {
+    let Some(brokers) = brokers() else { return };
+    let settings = SHORT
+        .replace("roll_age_ms = 200", "roll_age_ms = 600000")
+        .replace("cut_every_ms = 50", "cut_every_ms = 50\ncheckpoint_every_ms = 100");
+    let folder = Folder::on_kafka(&brokers, &settings);
+    // Without a unique key: a checkpoint beyond the archive could not be gone on from.
+    let file = folder.path().join("sql/pipelines/web/streams.sql");
+    let streams = std::fs::read_to_string(&file).unwrap();
+    let unique = streams.find(",\n  unique_key").unwrap();
+    std::fs::write(&file, format!("{}\n);\n", &streams[..unique])).unwrap();
+    let count_until = |wanted: u64| {
+        let since = Instant::now();
+        loop {
+            // Without those that came late.
+            let counted = folder.ok(&["query", "SELECT sum(visits) AS n FROM days", "--format", "csv"]);
+            let counted = counted.lines().nth(1).unwrap().parse().unwrap_or(0);
+            if counted == wanted {
+                return;
+            }
+            assert!(since.elapsed() < PATIENCE, "{counted} visits, not {wanted}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    let running = folder.start().ready();
+    produce(&brokers, &folder.topic(), 0..300, 1);
+    count_until(300);
+    folder.ok(&["batch", "run"]);
+    // The archiver holds these in memory when they leave the log.
+    produce(&brokers, &folder.topic(), 300..400, 1);
+    count_until(400);
+    delete_records(&brokers, &folder.topic());
+    let refused = folder.run(&["gaps", "accept", "visits"]);
+    let said = text(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("may still hold them"),
+        "{said}"
+    );
+    folder.ok(&["batch", "run"]);
+    count_until(400);
+    folder.ok(&["verify", "--all"]);
+
+    // These are in the speed layer's checkpoint and nowhere else.
+    produce(&brokers, &folder.topic(), 400..500, 5);
+    count_until(500);
+    std::thread::sleep(Duration::from_secs(1));
+    running.kill_minus_9();
+    delete_records(&brokers, &folder.topic());
+    let running = folder.start();
+    ask_until(&running.address, "GET /readyz", |_, answer| {
+        answer.contains("foldline gaps accept")
+    });
+    count_until(500);
+    let accepted = folder.ok(&["gaps", "accept", "visits"]);
+    assert!(accepted.contains("1 gaps accepted"), "{accepted}");
+    count_until(400);
+    // Beside the visits of the gap these would be late.
+    produce(&brokers, &folder.topic(), 500..550, 1);
+    let since = Instant::now();
+    while !folder.run(&["batch", "run"]).status.success() {
+        assert!(since.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    ask_until(&running.address, "GET /readyz", |status, _| status == 200);
+    count_until(450);
+    produce(&brokers, &folder.topic(), 550..560, 1);
+    count_until(460);
+    folder.ok(&["verify", "--all"]);
+    folder.ok(&["batch", "run"]);
+    count_until(460);
+    folder.ok(&["verify", "--all"]);
     running.terminate();
 }
 

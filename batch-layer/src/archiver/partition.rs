@@ -46,6 +46,8 @@ pub(super) struct Standing {
 pub(super) enum Stop {
     /// It will be tried again.
     Passing(String),
+    /// Offsets that are next left the log unread. Nothing is held. It will be tried again.
+    Gone(String),
     /// Somebody must act.
     ForGood(String),
 }
@@ -57,7 +59,7 @@ impl Standing {
             end: Offset(self.end),
             complete_to: self.complete_to.unwrap_or(RecordTime(i64::MIN)),
             stopped: self.stop.as_ref().map(|stop| match stop {
-                Stop::Passing(reason) => format!("{reason} (trying again)"),
+                Stop::Passing(reason) | Stop::Gone(reason) => format!("{reason} (trying again)"),
                 Stop::ForGood(reason) => reason.clone(),
             }),
         }
@@ -421,12 +423,18 @@ async fn commit(
 
 fn note_failure(shared: &Shared, partition: &TopicPartition, standing: &watch::Sender<Standing>, error: &ArchiveError) {
     let mut reason = foldline_event_log::with_causes(error);
-    if matches!(error, ArchiveError::Read(ReadError::Log(LogError::OutOfRange { .. }))) {
+    let gone = matches!(error, ArchiveError::Read(ReadError::Log(LogError::OutOfRange { .. })));
+    if gone {
         reason += "; what was between is gone unread: foldline gaps accept";
     }
     tracing::warn!(%partition, error = reason, "archiving failed; trying again");
     shared.counters().retries += 1;
-    standing.send_modify(|standing| standing.stop = Some(Stop::Passing(reason)));
+    let stop = if gone {
+        Stop::Gone(reason)
+    } else {
+        Stop::Passing(reason)
+    };
+    standing.send_modify(|standing| standing.stop = Some(stop));
 }
 
 fn retry_after(failed: u32) -> Duration {

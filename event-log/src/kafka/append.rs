@@ -249,15 +249,15 @@ impl Committer {
         let mut progress: Vec<(String, Option<u64>)> = Vec::new();
         let mut new = group;
         let mut later = Vec::new();
-        let producers = Arc::clone(&self.producers);
-        let mut state = None;
+        let session = match self.open().await {
+            Ok(session) => session,
+            Err(reason) => return Some((new, later, Outcome::Not(Refusal::Other(reason)))),
+        };
         if new.iter().any(|pending| pending.sequence.is_some()) {
-            if let Err(reason) = self.open().await {
-                return Some((new, later, Outcome::Not(Refusal::Other(reason))));
-            }
-            let mut caught_up = match producers.caught_up().await {
+            let mut caught_up = match self.producers.caught_up().await {
                 Ok(state) => state,
                 Err(error) => {
+                    self.session = Some(session);
                     let reason = crate::with_causes(&error);
                     return Some((new, later, Outcome::Not(Refusal::Other(reason))));
                 }
@@ -280,56 +280,37 @@ impl Committer {
             }
             new = kept;
             if new.is_empty() {
+                drop(caught_up);
+                self.session = Some(session);
                 return None;
             }
-            let noted: Vec<String> = progress.iter().map(|(producer, _)| producer.clone()).collect();
-            let forgotten = caught_up.tombstones().into_iter();
-            progress.extend(
-                forgotten
-                    .filter(|producer| !noted.contains(producer))
-                    .map(|producer| (producer, None)),
-            );
-            state = Some(caught_up);
+            let forgotten = caught_up.tombstones(&progress);
+            progress.extend(forgotten.into_iter().map(|producer| (producer, None)));
         }
         let outgoing: Vec<Outgoing> = new
             .iter()
             .flat_map(outgoing)
             .chain(progress.iter().map(noted))
             .collect();
-        let outcome = self.transact(outgoing).await;
-        if let (Some(state), Outcome::Stored(_)) = (&mut state, &outcome) {
-            for (producer, sequence) in progress {
-                if let Some(sequence) = sequence {
-                    state.note(producer, sequence, producers.now_ms());
-                }
-            }
-        }
+        let outcome = self.transact(session, outgoing).await;
         Some((new, later, outcome))
     }
 
-    /// Opens a session where there is none. That settles what the one before left open: only then do readers see the
-    /// numbers of a transaction whose outcome was not known.
-    async fn open(&mut self) -> Result<(), String> {
-        if self.session.is_none() {
-            let clients = Arc::clone(&self.clients);
-            let opened = tokio::task::spawn_blocking(move || Session::open(&clients)).await;
-            let opened = opened.map_err(|panic| panic.to_string())?;
-            self.session = Some(opened.map_err(|error| crate::with_causes(&error))?);
+    /// A session: the last one, or a new one where that could not be used again. A new one settles what the one before
+    /// left open: only then do readers see the numbers of a transaction whose outcome was not known.
+    async fn open(&mut self) -> Result<Session, String> {
+        if let Some(session) = self.session.take() {
+            return Ok(session);
         }
-        Ok(())
+        let clients = Arc::clone(&self.clients);
+        let opened = tokio::task::spawn_blocking(move || Session::open(&clients)).await;
+        let opened = opened.map_err(|panic| panic.to_string())?;
+        opened.map_err(|error| crate::with_causes(&error))
     }
 
     /// One transaction, on a thread that may wait.
-    async fn transact(&mut self, outgoing: Vec<Outgoing>) -> Outcome {
-        let (clients, session) = (Arc::clone(&self.clients), self.session.take());
+    async fn transact(&mut self, session: Session, outgoing: Vec<Outgoing>) -> Outcome {
         let ran = tokio::task::spawn_blocking(move || {
-            let session = match session {
-                Some(session) => session,
-                None => match Session::open(&clients) {
-                    Ok(session) => session,
-                    Err(error) => return (None, Outcome::Not(Refusal::Other(crate::with_causes(&error)))),
-                },
-            };
             let (usable, outcome) = session.transact(&outgoing);
             (usable.then_some(session), outcome)
         });
@@ -572,7 +553,13 @@ impl Session {
             match error {
                 KafkaError::Transaction(error) if error.txn_requires_abort() => {
                     let failed = self.delivered().failed;
-                    return self.abort(failed.map_or_else(|| Refusal::Other(error.string()), refusal));
+                    let (usable, aborted) = self.abort(refusal(failed.unwrap_or_else(|| error.code())));
+                    // Where every record was taken the commit may have been sent, and its answer lost.
+                    let not_sent = failed.is_some() || !matches!(aborted, Outcome::Not(Refusal::Other(_)));
+                    return match not_sent {
+                        true => (usable, aborted),
+                        false => (usable, Outcome::Unknown(error.string())),
+                    };
                 }
                 KafkaError::Transaction(error) if error.is_retriable() && !later => {}
                 // Records are still on their way: the commit was not sent.

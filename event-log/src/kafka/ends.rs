@@ -49,6 +49,8 @@ struct Partition {
     /// When the brokers were asked last.
     asked: Option<Instant>,
     outcome: Result<Span, (RDKafkaErrorCode, String)>,
+    /// The high watermark.
+    written: Offset,
     complete_to: i64,
 }
 
@@ -92,6 +94,28 @@ impl Ends {
         }
     }
 
+    /// What `partition` holds once every transaction that is open in it now has ended.
+    pub(super) async fn settled(&self, partition: &TopicPartition, within: Duration) -> Result<Span, LogError> {
+        let deadline = Instant::now() + within;
+        let mut span = self.now(partition).await?;
+        let written = self.written(partition);
+        while span.end < written {
+            if Instant::now() >= deadline {
+                let open = format!("a transaction of another producer stays open at offset {}", span.end);
+                return Err(self.clients.failed(asking_for(partition), &open));
+            }
+            sleep(Duration::from_millis(1)).await;
+            span = self.now(partition).await?;
+        }
+        Ok(span)
+    }
+
+    /// Where `partition` ended when it was asked for last, open transactions included.
+    fn written(&self, partition: &TopicPartition) -> Offset {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.partitions.get(partition).map_or(Offset(0), |known| known.written)
+    }
+
     /// Waits until the stable end of `partition` is `end` at least. `false`: it did not come in time.
     pub(super) async fn await_end(&self, partition: &TopicPartition, end: Offset, within: Duration) -> bool {
         let deadline = Instant::now() + within;
@@ -127,6 +151,7 @@ impl Ends {
             wanted: now,
             asked: None,
             outcome: Err((RDKafkaErrorCode::NoError, String::new())),
+            written: Offset(0),
             complete_to: i64::MIN,
         });
         entry.wanted = now;
@@ -176,6 +201,9 @@ impl Ends {
                         continue;
                     };
                     entry.asked = Some(asked);
+                    if let Ok(latest) = latest {
+                        entry.written = Offset(latest.max(0).cast_unsigned());
+                    }
                     entry.outcome = self.span(partition, &mut entry.complete_to, now_ms, earliest, latest, stable);
                 }
             }

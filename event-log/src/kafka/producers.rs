@@ -2,8 +2,8 @@
 //!
 //! So a repeated append is recognised by whoever comes next, after a crash too: either both are there or neither is.
 //! A number stands under the id of the topic and the name of the producer: a topic that was created again knows nothing
-//! of what its former life was given. Requests are forgotten after a day. Two processes that append for one producer at the same moment would both see
-//! that nothing is stored yet: one file is imported by one process at a time.
+//! of what its former life was given. Requests are forgotten after a day. Two processes that append for one producer at
+//! the same moment would both see that nothing is stored yet: one file is imported by one process at a time.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -29,6 +29,8 @@ const FORGET_AT_ONCE: usize = 1_000;
 pub(super) const NAME_BYTES_MAX: usize = 4_096;
 const READ_BYTES: usize = 4 << 20;
 const READ_WAIT: Duration = Duration::from_millis(100);
+/// How long others' transactions may stay open: the brokers end them after 15 s by themselves.
+const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Producers {
@@ -97,7 +99,8 @@ impl Producers {
             };
         }
         let partition = topic.partition(0);
-        let span = self.ends.now(&partition).await?;
+        // Others write here, too: behind an open transaction of theirs may lie a number of ours.
+        let span = self.ends.settled(&partition, SETTLED_WITHIN).await?;
         state.next = state.next.max(span.earliest.0);
         while state.next < span.end.0 {
             let from = Offset(state.next);
@@ -137,10 +140,6 @@ impl Producers {
         }
         Ok(())
     }
-
-    pub(super) fn now_ms(&self) -> i64 {
-        self.clock.now_ms()
-    }
 }
 
 impl State {
@@ -153,7 +152,7 @@ impl State {
     }
 
     /// Notes the number of a producer under its [`name_of`].
-    pub(super) fn note(&mut self, producer: String, sequence: u64, time_ms: i64) {
+    fn note(&mut self, producer: String, sequence: u64, time_ms: i64) {
         let request = producer
             .split_once('/')
             .is_some_and(|(_, name)| name.starts_with(FORGOTTEN_PREFIX));
@@ -182,11 +181,11 @@ impl State {
         }
     }
 
-    /// Producers to put tombstones for: not for one that was noted again.
-    pub(super) fn tombstones(&mut self) -> Vec<String> {
+    /// Producers to put tombstones for: not for one that was noted again, or is about to be in `progress`.
+    pub(super) fn tombstones(&mut self, progress: &[(String, Option<u64>)]) -> Vec<String> {
         let count = self.forgotten.len().min(FORGET_AT_ONCE);
-        let forgotten = self.forgotten.drain(..count);
-        forgotten.filter(|producer| !self.last.contains_key(producer)).collect()
+        let noted = |name: &String| self.last.contains_key(name) || progress.iter().any(|(noted, _)| noted == name);
+        self.forgotten.drain(..count).filter(|name| !noted(name)).collect()
     }
 }
 

@@ -280,6 +280,11 @@ const ABOVE: &[(&str, &str, Option<bool>)] = &[
         Some(false),
     ),
     (
+        "valued",
+        "SELECT user_id, n FROM users WHERE n > (SELECT min(x) FROM (SELECT 0 AS x UNION ALL SELECT 1) AS v)",
+        Some(false),
+    ),
+    (
         "placed",
         "SELECT user_id, n, row_number() OVER (ORDER BY n) AS place FROM users",
         Some(false),

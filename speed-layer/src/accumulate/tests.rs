@@ -48,6 +48,7 @@ fn retention(floor: Option<i64>, protected: impl IntoIterator<Item = i64>) -> Re
             partitions: Vec::new(),
         },
         protected: Some(protected.into_iter().map(Tick).collect()),
+        gaps: Default::default(),
     }
 }
 

@@ -99,6 +99,45 @@ async fn what_the_log_no_longer_has_stops_and_a_cut_beyond_it_is_jumped_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_folded_of_a_gap_goes_with_all_that_was_judged_by_it() {
+    let stream = STREAM.replace(
+        "unique_key = 'click_id', unique_within = '2 minutes'",
+        "archive_raw = true",
+    );
+    let world = World::new(&format!("{stream}{VIEWS}"), 14).await;
+    world.append(100, 4_000).await;
+    let (before, behind) = (world.cut_at(tick(4)).await, world.cut_at(tick(9)).await);
+    let running = world.start(&Cut::default(), world.settings()).await;
+    world.assert_catches_up(&running, &Cut::default()).await;
+    for cut in &behind.partitions {
+        world.log.release(&cut.partition, cut.next).await.unwrap();
+        running
+            .layer
+            .lose(&cut.partition, next_of(&before, &cut.partition)..cut.next);
+    }
+    running
+        .wait_for("stopped before the gap", |status| {
+            let before_gap = |one: &PartitionStatus| one.until <= next_of(&before, &one.partition);
+            status.iter().all(|one| one.stopped.is_some() && before_gap(one))
+        })
+        .await;
+    running.layer.retain(&before, &[tick(4), tick(9)]);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(running.layer.status().iter().all(|one| one.stopped.is_some()));
+    running.layer.retain(&behind, &[tick(9)]);
+    running
+        .wait_for("jumped", |status| status.iter().all(|one| one.stopped.is_none()))
+        .await;
+    world.assert_catches_up(&running, &behind).await;
+    let begun_behind = |one: &PartitionStatus| one.from == next_of(&behind, &one.partition);
+    assert!(running.layer.status().iter().all(begun_behind));
+    let read = running.layer.status().iter().map(|one| one.events).sum::<u64>();
+    let once: u64 = world.ends().await.values().map(|end| end.0).sum();
+    assert!(read > once, "what lies behind the gap was judged anew");
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_floor_below_the_first_segment_is_replayed() {
     let world = World::new(&format!("{STREAM}{VIEWS}"), 13).await;
     world.append(100, 4_000).await;

@@ -188,6 +188,7 @@ impl World {
             catalog,
             vec![(stream, self.topic.clone(), origins)],
             cut.clone(),
+            Default::default(),
             Arc::clone(&self.horizon) as _,
             settings,
             cancel.clone(),

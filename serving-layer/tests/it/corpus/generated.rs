@@ -538,7 +538,8 @@ impl Generator<'_> {
             (Decimal, 4) => format!("-{}", of(self, Decimal)),
             (Decimal, 5) => format!("abs({})", of(self, Decimal)),
             (Decimal, 6) => format!("nullif({}, {})", of(self, Decimal), of(self, Decimal)),
-            (Decimal, _) => format!("CAST({} AS DECIMAL(18, 2))", "12"),
+            // No literal: by a key that is one for all rows but NULL in a grouping set, DataFusion does not order.
+            (Decimal, _) => format!("CAST({} % 7 AS DECIMAL(18, 2))", of(self, Int)),
             (Double, 4) => format!("({} + {})", of(self, Double), of(self, Double)),
             (Double, 5) => format!("-{}", of(self, Double)),
             (Double, 6) => format!("({} / {})", of(self, Double), of(self, Double)),
@@ -653,10 +654,11 @@ impl Generator<'_> {
                 })
                 .collect();
             let over = format!("OVER (PARTITION BY {by}moment IS NULL ORDER BY moment");
+            // RANGE: rows of one moment lie in one session, in whichever order each of the two windows meets them.
             (
                 format!("session({time}, INTERVAL '{gap}')"),
                 format!(
-                    "SELECT {key}min(moment) AS {name}{aggregates} FROM (SELECT *, sum(begins) {over} ROWS UNBOUNDED \
+                    "SELECT {key}min(moment) AS {name}{aggregates} FROM (SELECT *, sum(begins) {over} RANGE UNBOUNDED \
                      PRECEDING) AS number FROM (SELECT *, CASE WHEN moment IS NULL OR moment < lag(moment) {over}) + \
                      INTERVAL '{gap}' THEN 0 ELSE 1 END AS begins FROM (SELECT *, {time} AS moment {from}))) GROUP BY \
                      {key}number, moment IS NULL"
