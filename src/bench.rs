@@ -186,13 +186,14 @@ impl Work {
         ] {
             let mut decoder = Decoder::new(&self.stream, &declared(&self.stream, &columns))?;
             let timer = Timer::start();
-            for batch in &batches {
+            let passes = self.events.div_ceil(rows);
+            for batch in batches.iter().cycle().take(passes * batches.len()) {
                 anyhow::ensure!(
                     decoder.decode(batch)?.good.len() == DECODE,
                     "an event of the bench is malformed"
                 );
             }
-            timer.stop(&format!("decode, {what}"), rows, bytes);
+            timer.stop(&format!("decode, {what}"), passes * rows, passes * bytes);
         }
         Ok(())
     }
@@ -501,7 +502,7 @@ async fn timed_reads(
     mut filters: impl FnMut(usize) -> Vec<Filter>,
 ) -> anyhow::Result<()> {
     let mut times = Vec::with_capacity(count);
-    let mut due = Instant::now();
+    let (before, mut due) = (stolen_seconds(), Instant::now());
     for number in 0..count {
         // One after the other at a steady rate; a read that has to wait for the one before counts from when it was due.
         due += every;
@@ -514,12 +515,14 @@ async fn timed_reads(
     times.sort_unstable();
     let at = |share: f64| times[((count as f64 * share) as usize).min(count - 1)].as_secs_f64() * 1e3;
     say!(
-        "{:<44} p50 {:.2} ms, p99 {:.2} ms, all within {:.0} ms, at {:.0} reads/s and {load:.0} events/s",
+        "{:<44} p50 {:.2} ms, p99 {:.2} ms, all within {:.0} ms, at {:.0} reads/s and {load:.0} events/s, while the host \
+         took {:.2} s of the processors",
         format!("{what}, {USERS} keys"),
         at(0.5),
         at(0.99),
         at(1.0).ceil(),
         1.0 / every.as_secs_f64(),
+        stolen_seconds() - before,
     );
     Ok(())
 }
@@ -625,10 +628,21 @@ impl Timer {
     }
 }
 
+/// Seconds in which a virtual machine's processors were somebody else's since it was started; 0 without `/proc`.
+fn stolen_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let stolen = stat
+        .split_whitespace()
+        .nth(8)
+        .and_then(|ticks| ticks.parse::<f64>().ok());
+    stolen.unwrap_or(0.0) / TICKS_PER_SECOND
+}
+
+/// Linux counts in hundredths of a second towards programs, whatever the kernel's own clock.
+const TICKS_PER_SECOND: f64 = 100.0;
+
 /// Processor time of this process in seconds; without `/proc`, wall-clock time since its first call.
 fn processor_seconds() -> f64 {
-    /// Linux counts in hundredths of a second towards programs, whatever the kernel's own clock.
-    const TICKS_PER_SECOND: f64 = 100.0;
     let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else {
         static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
         return START.elapsed().as_secs_f64();

@@ -40,6 +40,7 @@ mod verify;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -137,9 +138,10 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli) -> anyhow::Result<()> {
     let merged = config::load(cli.flags.config.as_deref(), &cli.flags.values())?;
-    let accept = runtime("accept", go_soon)?;
-    let answers = runtime("answer", go_soon)?;
-    let work = runtime("work", give_way)?;
+    let nice = niceness();
+    let accept = runtime("accept", move || go_soon(nice))?;
+    let answers = runtime("answer", move || go_soon(nice))?;
+    let work = runtime("work", move || give_way(nice))?;
     let setting = Setting {
         merged,
         answers: answers.handle().clone(),
@@ -147,9 +149,9 @@ fn start(cli: Cli) -> anyhow::Result<()> {
     };
     let outcome = accept.block_on(dispatch(cli.command, setting));
     // Whatever still runs has been told to stop, and is safe to lose: see the crash tests.
-    work.shutdown_timeout(std::time::Duration::from_secs(5));
-    answers.shutdown_timeout(std::time::Duration::from_secs(1));
-    accept.shutdown_timeout(std::time::Duration::from_secs(1));
+    work.shutdown_timeout(Duration::from_secs(5));
+    answers.shutdown_timeout(Duration::from_secs(1));
+    accept.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
 
@@ -175,30 +177,41 @@ async fn dispatch(command: Command, setting: Setting) -> anyhow::Result<()> {
 
 /// Lets every other thread of the process go first: who asks waits for an answer, what goes on by itself waits for
 /// nobody. Without it a point read waits for whole batches of the speed layer.
-#[allow(unsafe_code, reason = "the standard library has no priorities of threads")]
-fn give_way() {
-    // SAFETY: no memory is involved. On Linux 0 means the calling thread; it may always be made to give way.
-    #[cfg(target_os = "linux")]
-    unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, 10);
-    }
+fn give_way(nice: i32) {
+    schedule(nice + 10, Duration::from_millis(100));
 }
 
-/// Asks for short slices of time, as befits who works for fractions of a millisecond: then a thread that wakes up goes
-/// before one that is in the midst of a longer slice (Linux 6.12 and later; `sched_setattr(2)`).
+/// Goes before whoever gives way, and for long enough to answer. A thread that wakes up goes before one that is in the
+/// midst of a longer slice; one that has used up its own waits, however little it asked for, until the kernel looks
+/// again, 4 ms later.
+fn go_soon(nice: i32) {
+    schedule(nice, Duration::from_millis(5));
+}
+
+/// How nice the process was made by whoever started it.
 #[allow(unsafe_code, reason = "the standard library has no priorities of threads")]
-fn go_soon() {
+fn niceness() -> i32 {
+    #[cfg(target_os = "linux")]
+    // SAFETY: no memory is involved. 0 means the calling thread.
+    return unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    #[cfg(not(target_os = "linux"))]
+    return 0;
+}
+
+/// Makes the calling thread this nice (-20 to 19) and asks for slices of time of this length, 0.1 to 100 ms (Linux 6.12
+/// and later; `sched_setattr(2)`).
+#[allow(unsafe_code, reason = "the standard library has no priorities of threads")]
+fn schedule(nice: i32, slice: Duration) {
     #[cfg(target_os = "linux")]
     {
-        const SLICE_NS: u64 = 100_000; // The shortest there is.
         // SAFETY: all of its fields are integers, for which zero is a value.
         let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
         attributes.size = size_of::<libc::sched_attr>() as u32;
-        attributes.sched_runtime = SLICE_NS;
-        // SAFETY: 0 means the calling thread, and `attributes` outlives the call. A kernel that does not know slices
-        // ignores them.
+        attributes.sched_nice = nice.min(19);
+        attributes.sched_runtime = slice.as_nanos() as u64;
+        // SAFETY: 0 means the calling thread, and `attributes` outlives the call. A thread may always be made nicer; a
+        // kernel that does not know slices ignores them.
         unsafe {
-            attributes.sched_nice = libc::getpriority(libc::PRIO_PROCESS, 0);
             libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0);
         }
     }
@@ -207,7 +220,7 @@ fn go_soon() {
 /// Planning a query recurses, and deeply so in a debug build. What is not used is not there.
 const STACK_BYTES: usize = 16 << 20;
 
-fn runtime(name: &str, on_start: fn()) -> anyhow::Result<Runtime> {
+fn runtime(name: &str, on_start: impl Fn() + Send + Sync + 'static) -> anyhow::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_name(name)

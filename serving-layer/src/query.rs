@@ -241,7 +241,10 @@ impl Inner {
             self.register_late_rows(&session, table, stream, &seam)?;
         }
         let (state, statement) = (session.state(), fenced.statement);
-        let plan = on_deep_stack(|| futures::executor::block_on(state.statement_to_plan(statement)));
+        // It may take a while, and the threads that answer have others to answer.
+        let planning = move || on_deep_stack(|| futures::executor::block_on(state.statement_to_plan(statement)));
+        let planned = tokio::task::spawn_blocking(planning).await;
+        let plan = planned.unwrap_or_else(|failure| std::panic::resume_unwind(failure.into_panic()));
         let plan = plan.map_err(|error| QueryError::from_datafusion(error, QueryError::Plan))?;
         let only_reads = SQLOptions::new()
             .with_allow_ddl(false)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use foldline_batch_layer::{Archive, Generations};
 use foldline_event_log::{Clock, Offset, Topic};
 use foldline_speed_layer::RealtimeStore;
 use foldline_sql::{Catalog, Class, Fold, Stream, View, ViewKind};
+use futures::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
@@ -104,8 +106,8 @@ pub struct ServingParts {
     pub clock: Arc<dyn Clock>,
     /// Bounds.
     pub limits: Limits,
-    /// Where answers are computed; `None` for the runtime that asks. Finishing is CPU work: give a runtime of its own
-    /// to a server, so that it goes on accepting.
+    /// Where answers are computed, except those of point reads; `None` for the runtime that asks. Finishing is CPU work:
+    /// give a runtime of its own to a server, so that it goes on accepting.
     pub workers: Option<Handle>,
 }
 
@@ -213,6 +215,17 @@ impl Serving {
             Ok(Ok(Ok(result))) => result,
             Ok(Ok(Err(_))) | Err(_) => Err(QueryError::TimedOut { limit }),
             Ok(Err(_)) => Err(QueryError::Panicked),
+        }
+    }
+
+    /// Runs `work` on the thread that asks, within the longest query time: for what is known to be short, as waking
+    /// another thread and being woken by it take longer than a point read.
+    pub(crate) async fn run_here<T>(&self, work: impl Future<Output = Result<T, QueryError>>) -> Result<T, QueryError> {
+        let limit = self.inner.parts.limits.query_time;
+        match tokio::time::timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(QueryError::Panicked),
+            Err(_) => Err(QueryError::TimedOut { limit }),
         }
     }
 }

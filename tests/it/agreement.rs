@@ -401,6 +401,10 @@ impl<'o> Expected<'o> {
         let answer = answer.unwrap_or_else(|error| panic!("{context}: {error}"));
         let late = self.oracle.late_reviews(&self.untils);
         assert_rows(&rows(&answer), &late, &format!("late rows, {context}"));
+        let explained = serving.sql(&format!("EXPLAIN {sql}"), Mode::BatchOnly).await;
+        let explained = explained.unwrap_or_else(|error| panic!("{context}: {error}"));
+        let plan = rows(&explained).concat().concat();
+        assert!(plan.contains("late_rows('product_days')"), "{context}: {plan}");
     }
 
     /// The same by SQL.

@@ -32,6 +32,9 @@ use metrics::{Metrics, Way};
 use problem::{ApiError, Problem};
 use views::ViewInfo;
 
+/// So many rows are written by the thread that asks, which takes less than waking another.
+const WRITTEN_HERE_MAX: usize = 100;
+
 /// Parameters of `GET /v1/views/{view}` that are not columns. A view's column of such a name can be filtered with SQL.
 pub const RESERVED_PARAMETERS: &[&str] = &["select", "order", "limit", "offset", "at", "batch_only", "speed_only"];
 
@@ -144,12 +147,15 @@ async fn read_view(
     write_answer(&app, answer?, format).await
 }
 
-/// Writing rows is CPU work too: it is done where answers are computed.
+/// Writing many rows is CPU work too: it is done where answers are computed.
 async fn write_answer(app: &App, answer: crate::Answer, format: Format) -> Result<Response, ApiError> {
-    let written = app
-        .serving
-        .run(async move { answer::write(&answer, format).map_err(QueryError::Columns) });
-    Ok(written.await?)
+    let few = answer.rows() <= WRITTEN_HERE_MAX;
+    let written = async move { answer::write(&answer, format).map_err(QueryError::Columns) };
+    Ok(if few {
+        app.serving.run_here(written).await?
+    } else {
+        app.serving.run(written).await?
+    })
 }
 
 fn read_request(parameters: &[(String, String)]) -> Result<(ReadRequest, Mode), ApiError> {

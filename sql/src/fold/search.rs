@@ -1,11 +1,14 @@
 //! Filters of a query that the keys of stored partials are searched by.
 
+use std::collections::BTreeSet;
+
 use arrow::array::ArrayRef;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown};
 
 use super::Fold;
-use crate::KeyRange;
+use crate::aggregates::growth;
+use crate::{Growth, KeyRange};
 
 impl Fold {
     /// The key column that `filter` over the answer fixes, and to which values, as arrays of one.
@@ -34,6 +37,16 @@ impl Fold {
             false => TableProviderFilterPushDown::Unsupported,
         };
         filters.iter().map(support).collect()
+    }
+
+    /// Whether the answer is short work where `columns` have one value each: they fix all of the key, and no state of a
+    /// key grows with its rows.
+    pub fn is_short_by<'a>(&self, columns: impl Iterator<Item = &'a str>) -> bool {
+        let fixed: BTreeSet<usize> = columns.filter_map(|column| self.searched_key(column)).collect();
+        let mut aggregates = self.partial.aggr_expr().iter();
+        fixed.len() == self.key_columns
+            && aggregates
+                .all(|aggregate| !aggregate.is_distinct() && growth(aggregate.fun().name()) == Growth::Constant)
     }
 
     /// Position in the key of the output column `name`, where stored keys are searched by it.
