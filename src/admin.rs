@@ -322,7 +322,9 @@ struct GapRequest {
 }
 
 async fn accept_gaps(State(core): State<Shared>, Json(request): Json<GapRequest>) -> Result<Json<Value>, Refused> {
-    Ok(Json(serde_json::to_value(gaps::accept(&core, &request.stream).await?)?))
+    // To its end, whoever asks goes away or not.
+    let accepting = tokio::spawn(async move { gaps::accept(&core, &request.stream).await });
+    Ok(Json(serde_json::to_value(accepting.await??)?))
 }
 
 #[derive(Debug, Deserialize)]

@@ -76,6 +76,8 @@ pub(crate) struct Log {
     pub(crate) clock_skew_ms: u64,
     /// Bytes fetched from Kafka ahead of each reader of a partition. Default 2 MiB.
     pub(crate) fetch_bytes: usize,
+    /// Topic of Kafka in which the numbers of appends are kept. Default `foldline-progress`.
+    pub(crate) progress_topic: String,
     /// Topics, with commas, that may be compacted. Default none.
     pub(crate) accept_compacted: String,
     /// Topics, with commas, whose producers may set timestamps without a bound. Default none.
@@ -189,6 +191,7 @@ impl Default for Settings {
                 replication: 0,
                 clock_skew_ms: 2_000,
                 fetch_bytes: 2 * MIB,
+                progress_topic: "foldline-progress".to_owned(),
                 accept_compacted: String::new(),
                 accept_create_time: String::new(),
                 kafka: PassedOn::default(),

@@ -1,5 +1,6 @@
 //! `foldline gaps`: offsets that left the log before they were archived.
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use foldline_event_log::Offset;
 use foldline_serving_layer::coverage::rfc3339_millis;
@@ -132,13 +133,21 @@ pub(crate) async fn list(core: &Core) -> anyhow::Result<Vec<Gap>> {
 pub(crate) async fn accept(core: &Core, name: &str) -> anyhow::Result<Vec<Gap>> {
     let known = core.topics.iter().find(|(stream, _, _)| stream.name == name);
     let (stream, topic, _) = known.ok_or_else(|| Failure::Usage(format!("there is no stream \"{name}\"")))?;
-    let mut accepted = Vec::new();
+    let mut accepted: Vec<Gap> = Vec::new();
     let archiver = core.archiver.as_ref();
     let archiver = archiver.ok_or_else(|| Failure::Usage("no archiver runs here that could accept gaps".to_owned()))?;
     for partition in topic.all_partitions() {
-        let Some(gap) = archiver.gap(&partition).await? else {
-            continue;
-        };
+        let gap = archiver
+            .gap(&partition)
+            .await
+            .with_context(|| match accepted.as_slice() {
+                [] => "no gap was accepted".to_owned(),
+                accepted => format!(
+                    "accepted so far: {}",
+                    accepted.iter().map(Gap::to_string).collect::<Vec<_>>().join(", ")
+                ),
+            })?;
+        let Some(gap) = gap else { continue };
         let earliest = gap.end;
         let at = rfc3339_millis(core.clock.now_ms()).unwrap_or_default();
         let reason = format!("the log began at {earliest} when it was accepted, {at}");

@@ -92,6 +92,7 @@ fn kafka_settings(settings: &Settings) -> anyhow::Result<foldline_event_log::Kaf
     kafka.record_bytes_max = log.record_bytes_max;
     kafka.fetch_bytes = log.fetch_bytes;
     kafka.clock_skew_ms = log.clock_skew_ms;
+    kafka.progress_topic = log.progress_topic.clone();
     kafka.accept_compacted = listed(&log.accept_compacted);
     kafka.accept_create_time = listed(&log.accept_create_time);
     Ok(kafka)

@@ -210,9 +210,11 @@ fn schedule(nice: i32, slice: Duration) {
         attributes.sched_nice = nice.min(19);
         attributes.sched_runtime = slice.as_nanos() as u64;
         // SAFETY: 0 means the calling thread, and `attributes` outlives the call. A thread may always be made nicer; a
-        // kernel that does not know slices ignores them.
+        // kernel that does not know slices ignores them. Where the call is forbidden the old one is not.
         unsafe {
-            libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0);
+            if libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) != 0 {
+                libc::setpriority(libc::PRIO_PROCESS, 0, attributes.sched_nice);
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Everything wired in one process, by roles.
 //!
-//! Three runtimes: requests are accepted on the one that calls [`Platform::start`], answers are computed on a second,
-//! everything that goes on by itself (archiver, speed layer, batch runs) on a third. The embedded log is always open here, because one process
-//! at a time may have it.
+//! Three runtimes: requests are accepted on the one that calls [`Platform::start`], answers are computed on a second
+//! unless they take less than that, everything that goes on by itself (archiver, speed layer, batch runs) on a third. The
+//! embedded log is always open here, because one process at a time may have it.
 
 use std::sync::Arc;
 use std::time::Duration;

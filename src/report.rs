@@ -174,6 +174,7 @@ fn streams(core: &Core, seen: &Seen) -> Vec<StreamStatus> {
         .map(|status| (status.partition.clone(), status))
         .collect();
     let of_partition = |partition: TopicPartition| {
+        let keeps_ms = core.log.keeps_ms(&partition.topic).filter(|keeps_ms| *keeps_ms > 0);
         let span = seen.spans.get(&partition);
         let archived = archived.get(&partition);
         let folded = folded.get(&partition);
@@ -184,13 +185,24 @@ fn streams(core: &Core, seen: &Seen) -> Vec<StreamStatus> {
         ];
         let end = ends.into_iter().flatten().max().map_or(0, |end| end.0);
         let folded_to = folded.and_then(|status| status.complete_to);
+        let archived_to = archived
+            .map(|position| position.complete_to.0)
+            .filter(|to| *to > i64::MIN);
+        let waits_ms = archived.zip(archived_to).map(|(position, to)| {
+            if position.until.0 < end {
+                (now_ms - to).max(0)
+            } else {
+                0
+            }
+        });
         PartitionStatus {
             partition: partition.partition.0,
             earliest: span.map_or(0, |span| span.earliest.0),
             end,
             archived_until: archived.map(|position| position.until.0),
-            archived_to: archived.and_then(|position| rfc3339_millis(position.complete_to.0)),
+            archived_to: archived_to.and_then(rfc3339_millis),
             archive_stopped: archived.and_then(|position| position.stopped.clone()),
+            retention_used: waits_ms.zip(keeps_ms).map(|(waits, keeps)| waits as f64 / keeps as f64),
             speed_until: folded.map(|status| status.until.0),
             folded_to: folded_to.and_then(|time| rfc3339_millis(time.0)),
             speed_replaying_to: folded.and_then(|status| status.replaying_to).map(|to| to.0),

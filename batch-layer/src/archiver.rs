@@ -167,9 +167,13 @@ impl ArchiverHandle {
     /// yet be archived: only who has stopped for the gap holds nothing of it in memory.
     pub async fn gap(&self, partition: &TopicPartition) -> Result<Option<Range<Offset>>, ArchiveError> {
         let Shared { log, archive, .. } = &*self.shared;
-        let earliest = log.span(partition).await.map_err(ReadError::from)?.earliest;
-        let archived = archive.resume(partition).await?.map(|resume| resume.next);
-        let Some(archived) = archived.filter(|archived| *archived < earliest) else {
+        let gap = async || {
+            let earliest = log.span(partition).await.map_err(ReadError::from)?.earliest;
+            let archived = archive.resume(partition).await?.map(|resume| resume.next);
+            let archived = archived.filter(|archived| *archived < earliest);
+            Ok::<_, ArchiveError>(archived.map(|archived| archived..earliest))
+        };
+        let Some(before) = gap().await? else {
             return Ok(None);
         };
         let standing = self
@@ -182,10 +186,11 @@ impl ArchiverHandle {
             standing?.wait_for(gone).await.ok().map(drop)
         };
         match tokio::time::timeout(Duration::from_secs(GAP_PATIENCE_SECONDS), stopped).await {
-            Ok(Some(())) => Ok(Some(archived..earliest)),
+            // What was held may have been archived meanwhile.
+            Ok(Some(())) => gap().await,
             _ => Err(ArchiveError::MayBeHeld {
                 partition: partition.clone(),
-                offsets: archived..earliest,
+                offsets: before,
             }),
         }
     }

@@ -348,6 +348,14 @@ impl Generations {
         cache.partials(store, generation, view_id, view, fold).await.map(Some)
     }
 
+    /// Whether nothing needs to be loaded for an answer of a batch view of the current generation.
+    pub fn holds(&self, view_id: &str) -> bool {
+        let current = self.current();
+        current.is_none_or(|current| {
+            !current.views.contains_key(view_id) || self.inner.cache.holds(current.number, view_id)
+        })
+    }
+
     /// Publishes `draft` as the successor of `base` (the first generation, if there is none).
     ///
     /// | number after `base` | outcome |

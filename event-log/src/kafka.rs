@@ -51,6 +51,7 @@ impl KafkaLog {
         let ends = Arc::new(Ends::new(Arc::clone(&clients), Arc::clone(&topics), Arc::clone(&clock)));
         let fetcher = Fetcher::start(Arc::clone(&clients), Arc::clone(&topics), Arc::clone(&ends));
         let producers = Arc::new(Producers::new(
+            clients.settings().progress_topic.clone(),
             Arc::clone(&topics),
             Arc::clone(&ends),
             Arc::clone(&fetcher),
@@ -104,11 +105,16 @@ impl EventLog for KafkaLog {
     }
 
     async fn last_sequence(&self, producer: &str) -> Result<Option<u64>, LogError> {
+        self.appender.settle().await?;
         self.producers.last_sequence(producer).await
     }
 
     /// Retention is Kafka's: nothing is removed here.
     async fn release(&self, partition: &TopicPartition, _floor: Offset) -> Result<(), LogError> {
         self.topics.resolve(partition).await
+    }
+
+    fn keeps_ms(&self, topic: &str) -> Option<u64> {
+        self.topics.keeps_ms(topic)
     }
 }

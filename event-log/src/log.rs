@@ -226,4 +226,10 @@ pub trait EventLog: Send + Sync + std::fmt::Debug {
     /// (Kafka's topics have their own), this does nothing, and records can be gone that somebody still needs: reading
     /// them is [`LogError::OutOfRange`].
     async fn release(&self, partition: &TopicPartition, floor: Offset) -> Result<(), LogError>;
+
+    /// Milliseconds that a topic, once ensured, keeps records whether anybody has read them or not; `None`: nothing
+    /// leaves by its age before its floor has passed it.
+    fn keeps_ms(&self, _topic: &str) -> Option<u64> {
+        None
+    }
 }

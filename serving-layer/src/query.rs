@@ -218,7 +218,8 @@ struct Sources {
 
 impl Inner {
     async fn sql(self: &Arc<Self>, fenced: Fenced, mode: Mode, since: Instant) -> Result<Answer, QueryError> {
-        let _turn = self.queries.acquire().await.expect("the semaphore is never closed");
+        let turn = Arc::clone(&self.queries).acquire_owned().await;
+        let turn = turn.expect("the semaphore is never closed");
         let mut late_rows = Vec::with_capacity(fenced.late_rows.len());
         for (table, view) in &fenced.late_rows {
             late_rows.push((table.as_str(), self.late_rows_of(view)?));
@@ -242,9 +243,15 @@ impl Inner {
         }
         let (state, statement) = (session.state(), fenced.statement);
         // It may take a while, and the threads that answer have others to answer.
-        let planning = move || on_deep_stack(|| futures::executor::block_on(state.statement_to_plan(statement)));
-        let planned = tokio::task::spawn_blocking(planning).await;
-        let plan = planned.unwrap_or_else(|failure| std::panic::resume_unwind(failure.into_panic()));
+        // It cannot be stopped, so it keeps its turn.
+        let planning = move || {
+            let plan = on_deep_stack(|| futures::executor::block_on(state.statement_to_plan(statement)));
+            (plan, turn)
+        };
+        let (plan, _turn) = match tokio::task::spawn_blocking(planning).await {
+            Ok(planned) => planned,
+            Err(failure) => std::panic::resume_unwind(Box::new(failure)),
+        };
         let plan = plan.map_err(|error| QueryError::from_datafusion(error, QueryError::Plan))?;
         let only_reads = SQLOptions::new()
             .with_allow_ddl(false)

@@ -161,7 +161,7 @@ impl fmt::Debug for Serving {
 pub(crate) struct Inner {
     pub(crate) parts: ServingParts,
     pub(crate) runtime: Arc<RuntimeEnv>,
-    pub(crate) queries: Semaphore,
+    pub(crate) queries: Arc<Semaphore>,
     finished: Finished,
     pub(crate) points: PointPlans,
     /// Views whose partials could not be read or finished when last asked for, why, and when that was.
@@ -182,7 +182,7 @@ impl Serving {
         let _ = runtime.deregister_object_store(ObjectStoreUrl::local_filesystem().as_ref());
         let inner = Inner {
             runtime,
-            queries: Semaphore::new(parts.limits.queries_at_once),
+            queries: Arc::new(Semaphore::new(parts.limits.queries_at_once)),
             finished: Finished::new(parts.limits.finished_bytes),
             points: PointPlans::default(),
             damaged: Mutex::new(BTreeMap::new()),

@@ -73,6 +73,9 @@ pub struct PartitionStatus {
     pub archived_to: Option<String>,
     /// Why the archive stands still, if it does.
     pub archive_stopped: Option<String>,
+    /// How much of the time for which the log keeps records the oldest one that is not archived has spent in it: at 1 it
+    /// may leave the log unread. Only where the log does not wait for readers.
+    pub retention_used: Option<f64>,
     /// Next offset to fold.
     pub speed_until: Option<u64>,
     /// Every record before this is folded.

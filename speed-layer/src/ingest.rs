@@ -113,11 +113,8 @@ impl Ingest {
             sources.settings.cut_every_ms,
         );
         let state = from_checkpoint(&sources, &checkpoints, cut).await;
-        let mut state =
+        let state =
             state.unwrap_or_else(|| Accumulator::new(sources.partition.clone(), Arc::clone(&sources.folds), cut));
-        for gap in retention.gaps_of(&sources.partition) {
-            state.forget_through(gap);
-        }
         let span = sources.log.span(&sources.partition).await;
         let mut ingest = Self {
             columns: columns_of(&sources),
@@ -331,7 +328,9 @@ impl Ingest {
         }
         self.applied = Some(Arc::clone(&retention));
         self.thinning |= !known;
-        self.forget_gaps(&retention);
+        if !known {
+            self.forget_gaps(&retention);
+        }
         let floor = retention.floor_of(&self.sources.partition, self.sources.origin);
         if self.state.drop_below(floor.next) {
             self.publish();
@@ -589,7 +588,12 @@ async fn from_checkpoint(sources: &Sources, checkpoints: &Checkpoints, cut: Star
         Err(panicked) => Err(panicked.to_string()),
     };
     let span = sources.log.span(partition).await;
-    let fits = loaded.and_then(|state| {
+    let retention = Arc::clone(&sources.retention.borrow());
+    let fits = loaded.and_then(|mut state| {
+        // First: what is dropped below the cut would take with it the knowledge that the rest was judged by a gap.
+        for gap in retention.gaps_of(partition) {
+            state.forget_through(gap);
+        }
         let until = state.until();
         match span {
             Ok(span) if !(span.earliest..=span.end).contains(&until) => Err(format!(

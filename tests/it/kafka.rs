@@ -396,6 +396,32 @@ fn kafka_gaps_cost_only_what_nobody_holds_and_judge_nothing_behind_them() {
 }
 
 #[test]
+fn kafka_lag_beyond_half_of_the_retention_raises_an_alarm() {
+    let Some(brokers) = brokers() else { return };
+    let folder = Folder::on_kafka(&brokers, &SHORT.replace("roll_age_ms = 200", "roll_age_ms = 600000"));
+    let name = folder.topic();
+    let topic = NewTopic::new(&name, 3, TopicReplication::Fixed(1));
+    // No segment is full so soon, so nothing leaves.
+    let topic = topic
+        .set("message.timestamp.type", "LogAppendTime")
+        .set("retention.ms", "6000");
+    wait(admin(&brokers).create_topics([&topic], &AdminOptions::new())).unwrap();
+    let running = folder.start().ready();
+    let alarm = |raised: &str| {
+        let line = format!(
+            "foldline_retention_alarm{{topic=\"{}\",partition=\"0\"}} {raised}",
+            folder.topic()
+        );
+        ask_until(&running.address, "GET /metrics", |_, answer| answer.contains(&line));
+    };
+    alarm("0.0");
+    produce(&brokers, &folder.topic(), 0..10, 1);
+    alarm("1.0");
+    folder.ok(&["batch", "run"]);
+    alarm("0.0");
+}
+
+#[test]
 fn kafka_topics_that_are_created_again_are_refused() {
     let Some(brokers) = brokers() else { return };
     let folder = Folder::on_kafka(&brokers, SHORT);

@@ -103,6 +103,13 @@ impl PartialCache {
         }
     }
 
+    /// Whether the partials of a view are in memory.
+    pub(super) fn holds(&self, number: GenerationNumber, view_id: &str) -> bool {
+        let slots = self.slots();
+        let held = slots.views.get(&(number, view_id.to_owned()));
+        held.is_some_and(|held| held.partials.initialized())
+    }
+
     /// Drops what none of `readable` names.
     pub(super) fn retain(&self, readable: &[Arc<Generation>]) {
         let numbers: HashSet<GenerationNumber> = readable.iter().map(|generation| generation.number).collect();

@@ -8,7 +8,7 @@
 //! what is left open, at the latest when the next transaction begins). Behind that, they may be.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::{mpsc, oneshot};
 
-use super::client::{ASK_WITHIN, Clients, Context};
+use super::client::{ASK_WITHIN, Clients, Context, KafkaSettings};
 use super::ends::Ends;
 use super::producers::{self, Producers};
 use super::topics::Topics;
@@ -44,10 +44,18 @@ const SEEN_AT_LAST: Duration = Duration::from_secs(30);
 pub(super) struct Appender {
     clients: Arc<Clients>,
     topics: Arc<Topics>,
-    queue: mpsc::UnboundedSender<Pending>,
+    queue: mpsc::UnboundedSender<Order>,
     waiting_bytes: Arc<AtomicUsize>,
+    unsettled: Arc<AtomicBool>,
     /// Where the records without a key of the next append go.
     turn: AtomicU32,
+}
+
+/// What the committer is asked for.
+enum Order {
+    Append(Pending),
+    /// To end what an earlier process left open under our name.
+    Settle(oneshot::Sender<Result<(), String>>),
 }
 
 /// An append that waits.
@@ -79,11 +87,13 @@ impl Appender {
         producers: Arc<Producers>,
     ) -> Self {
         let (queue, waiting) = mpsc::unbounded_channel();
+        let unsettled = Arc::new(AtomicBool::new(true));
         let committer = Committer {
             clients: Arc::clone(&clients),
             ends,
             producers,
             session: None,
+            unsettled: Arc::clone(&unsettled),
         };
         tokio::spawn(committer.run(waiting));
         Self {
@@ -91,6 +101,7 @@ impl Appender {
             topics,
             queue,
             waiting_bytes: Arc::default(),
+            unsettled,
             turn: AtomicU32::new(0),
         }
     }
@@ -137,13 +148,25 @@ impl Appender {
             weight,
             done,
         };
-        if self.queue.send(pending).is_err() {
+        if self.queue.send(Order::Append(pending)).is_err() {
             return Err(LogError::Closed("its task has ended".into()));
         }
         outcome.await.unwrap_or_else(|_| {
             let attempt = format!("appending to \"{name}\"");
             Err(self.clients.failed(attempt, &"the log ended before it acknowledged"))
         })
+    }
+
+    /// Ends what an earlier process or a failed commit left open under our name: until then nobody sees what it stored.
+    pub(super) async fn settle(&self) -> Result<(), LogError> {
+        if !self.unsettled.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let (done, settled) = oneshot::channel();
+        // The committer ends with this.
+        let _ = self.queue.send(Order::Settle(done));
+        let settled = settled.await.unwrap_or_else(|_| Err("the log ended".to_owned()));
+        settled.map_err(|reason| self.clients.failed("ending what an earlier process left open", &reason))
     }
 
     fn weigh(&self, bytes: usize) -> Result<Weight, LogError> {
@@ -176,6 +199,8 @@ struct Committer {
     producers: Arc<Producers>,
     /// A producer that can begin a transaction.
     session: Option<Session>,
+    /// A transaction under our name may be open that no session here goes on with.
+    unsettled: Arc<AtomicBool>,
 }
 
 /// What became of a transaction.
@@ -197,17 +222,31 @@ enum Refusal {
 }
 
 impl Committer {
-    async fn run(mut self, mut waiting: mpsc::UnboundedReceiver<Pending>) {
+    async fn run(mut self, mut waiting: mpsc::UnboundedReceiver<Order>) {
         while let Some(first) = waiting.recv().await {
-            let mut bytes = first.weight.bytes;
-            let mut group = vec![first];
-            while bytes < GROUP_BYTES
-                && let Ok(next) = waiting.try_recv()
-            {
-                bytes += next.weight.bytes;
-                group.push(next);
+            let (mut bytes, mut group, mut settle) = (0, Vec::new(), Vec::new());
+            let mut next = Some(first);
+            while let Some(order) = next {
+                match order {
+                    Order::Append(pending) => {
+                        bytes += pending.weight.bytes;
+                        group.push(pending);
+                    }
+                    Order::Settle(done) => settle.push(done),
+                }
+                next = if bytes < GROUP_BYTES {
+                    waiting.try_recv().ok()
+                } else {
+                    None
+                };
             }
-            self.store(group).await;
+            for done in settle {
+                let opened = self.open().await.map(|session| self.session = Some(session));
+                drop(done.send(opened));
+            }
+            if !group.is_empty() {
+                self.store(group).await;
+            }
         }
     }
 
@@ -254,19 +293,20 @@ impl Committer {
             Err(reason) => return Some((new, later, Outcome::Not(Refusal::Other(reason)))),
         };
         if new.iter().any(|pending| pending.sequence.is_some()) {
-            let mut caught_up = match self.producers.caught_up().await {
-                Ok(state) => state,
-                Err(error) => {
-                    self.session = Some(session);
-                    let reason = crate::with_causes(&error);
-                    return Some((new, later, Outcome::Not(Refusal::Other(reason))));
-                }
-            };
+            let caught_up = self.producers.caught_up().await;
             let mut kept = Vec::new();
             for pending in new {
                 let Some(sequence) = &pending.sequence else {
                     kept.push(pending);
                     continue;
+                };
+                let caught_up = match &caught_up {
+                    Ok(state) => state,
+                    Err(error) => {
+                        let refused = self.refused(&pending, &Refusal::Other(crate::with_causes(error)));
+                        drop(pending.done.send(Err(refused)));
+                        continue;
+                    }
                 };
                 let name = producers::name_of(pending.topic.incarnation, &sequence.producer);
                 if !caught_up.is_new(pending.topic.incarnation, sequence) {
@@ -284,13 +324,15 @@ impl Committer {
                 self.session = Some(session);
                 return None;
             }
-            let forgotten = caught_up.tombstones(&progress);
-            progress.extend(forgotten.into_iter().map(|producer| (producer, None)));
+            if let Ok(mut state) = caught_up {
+                let forgotten = state.tombstones(&progress);
+                progress.extend(forgotten.into_iter().map(|producer| (producer, None)));
+            }
         }
         let outgoing: Vec<Outgoing> = new
             .iter()
             .flat_map(outgoing)
-            .chain(progress.iter().map(noted))
+            .chain(progress.iter().map(|number| noted(self.clients.settings(), number)))
             .collect();
         let outcome = self.transact(session, outgoing).await;
         Some((new, later, outcome))
@@ -305,7 +347,9 @@ impl Committer {
         let clients = Arc::clone(&self.clients);
         let opened = tokio::task::spawn_blocking(move || Session::open(&clients)).await;
         let opened = opened.map_err(|panic| panic.to_string())?;
-        opened.map_err(|error| crate::with_causes(&error))
+        let session = opened.map_err(|error| crate::with_causes(&error))?;
+        self.unsettled.store(false, Ordering::Release);
+        Ok(session)
     }
 
     /// One transaction, on a thread that may wait.
@@ -314,13 +358,12 @@ impl Committer {
             let (usable, outcome) = session.transact(&outgoing);
             (usable.then_some(session), outcome)
         });
-        match ran.await {
-            Ok((session, outcome)) => {
-                self.session = session;
-                outcome
-            }
-            Err(panic) => Outcome::Unknown(panic.to_string()),
-        }
+        let (session, outcome) = ran
+            .await
+            .unwrap_or_else(|panic| (None, Outcome::Unknown(panic.to_string())));
+        self.unsettled.store(session.is_none(), Ordering::Release);
+        self.session = session;
+        outcome
     }
 
     /// Says that `stored` is, once readers can see it.
@@ -408,9 +451,9 @@ fn outgoing(pending: &Pending) -> impl Iterator<Item = Outgoing> {
     })
 }
 
-fn noted((producer, sequence): &(String, Option<u64>)) -> Outgoing {
+fn noted(settings: &KafkaSettings, (producer, sequence): &(String, Option<u64>)) -> Outgoing {
     Outgoing {
-        topic: producers::TOPIC.to_owned(),
+        topic: settings.progress_topic.clone(),
         partition: 0,
         key: Some(Bytes::copy_from_slice(producer.as_bytes())),
         value: sequence.map(|sequence| Bytes::from(sequence.to_string())),

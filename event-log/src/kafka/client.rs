@@ -44,6 +44,8 @@ pub struct KafkaSettings {
     /// Name of our transactions: the same after a restart, so that what a crash left open is ended at once, and
     /// another one for every installation.
     pub transactional_id: String,
+    /// Name of the topic that holds the numbers of appends, compacted. May be shared with others.
+    pub progress_topic: String,
     /// Copies of topics that are created; `None`: as the brokers say.
     pub replication: Option<i32>,
     /// The largest record that is appended (key, value and headers), and of topics that are created.
@@ -69,6 +71,7 @@ impl KafkaSettings {
             brokers: brokers.into(),
             librdkafka: BTreeMap::new(),
             transactional_id: transactional_id.into(),
+            progress_topic: "foldline-progress".to_owned(),
             replication: None,
             record_bytes_max: 8 << 20,
             pending_bytes_max: 64 << 20,

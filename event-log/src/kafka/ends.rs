@@ -26,6 +26,8 @@ const ASKED_FOR: Duration = Duration::from_secs(5);
 /// How long a new partition may take to have a leader.
 const LEADER_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A transaction takes about so long to end.
+const SETTLES_SOON: Duration = Duration::from_millis(3);
 
 /// What is known of every partition.
 #[derive(Debug)]
@@ -104,7 +106,7 @@ impl Ends {
                 let open = format!("a transaction of another producer stays open at offset {}", span.end);
                 return Err(self.clients.failed(asking_for(partition), &open));
             }
-            sleep(Duration::from_millis(1)).await;
+            sleep(SETTLES_SOON).await;
             span = self.now(partition).await?;
         }
         Ok(span)

@@ -18,8 +18,6 @@ use super::fetch::Fetcher;
 use super::topics::Topics;
 use crate::{Clock, LogError, Offset, ProducerSequence, Topic};
 
-/// Name of the topic.
-pub(super) const TOPIC: &str = "foldline-progress";
 /// Producers with this prefix are forgotten: each stands for one request.
 const FORGOTTEN_PREFIX: &str = "request/";
 const FORGET_AFTER_MS: i64 = 24 * 60 * 60 * 1000;
@@ -29,11 +27,13 @@ const FORGET_AT_ONCE: usize = 1_000;
 pub(super) const NAME_BYTES_MAX: usize = 4_096;
 const READ_BYTES: usize = 4 << 20;
 const READ_WAIT: Duration = Duration::from_millis(100);
-/// How long others' transactions may stay open: the brokers end them after 15 s by themselves.
-const SETTLED_WITHIN: Duration = Duration::from_secs(30);
+/// How long others' transactions are waited for. One whose process was killed stays open for longer.
+const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Producers {
+    /// Name of the topic.
+    topic: String,
     topics: Arc<Topics>,
     ends: Arc<Ends>,
     fetcher: Arc<Fetcher>,
@@ -54,8 +54,15 @@ pub(super) struct State {
 }
 
 impl Producers {
-    pub(super) fn new(topics: Arc<Topics>, ends: Arc<Ends>, fetcher: Arc<Fetcher>, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(
+        topic: String,
+        topics: Arc<Topics>,
+        ends: Arc<Ends>,
+        fetcher: Arc<Fetcher>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self {
+            topic,
             topics,
             ends,
             fetcher,
@@ -75,14 +82,14 @@ impl Producers {
     /// Everything that is stored now.
     pub(super) async fn caught_up(&self) -> Result<MutexGuard<'_, State>, LogError> {
         let mut state = self.state.lock().await;
-        let topic = match self.topics.recent(TOPIC).await {
+        let topic = match self.topics.recent(&self.topic).await {
             Ok(topic) => topic,
             Err(LogError::UnknownTopic(_)) => {
                 let settings = [
                     ("cleanup.policy", "compact"),
                     ("message.timestamp.type", "LogAppendTime"),
                 ];
-                let topic = self.topics.create(TOPIC, 1, &settings).await?;
+                let topic = self.topics.create(&self.topic, 1, &settings).await?;
                 self.ends.await_leaders(&topic).await?;
                 topic
             }

@@ -60,6 +60,7 @@ struct Known {
     failed: Option<String>,
     timestamps: Option<Timestamps>,
     record_bytes_max: Option<usize>,
+    keeps_ms: Option<u64>,
 }
 
 impl Topics {
@@ -169,6 +170,11 @@ impl Topics {
     /// Who sets the timestamps of a topic; `None` before [`Topics::ensure`] has looked.
     pub(super) fn timestamps(&self, name: &str) -> Option<Timestamps> {
         self.entry(name).known().timestamps
+    }
+
+    /// How long a topic keeps records: as it was when [`Topics::ensure`] looked.
+    pub(super) fn keeps_ms(&self, name: &str) -> Option<u64> {
+        self.entry(name).known().keeps_ms
     }
 
     /// The largest record that a topic takes, where it is known.
@@ -303,6 +309,8 @@ impl Topics {
         let entry = self.entry(name);
         let mut known = entry.known();
         known.timestamps = Some(timestamps);
+        // -1: for ever.
+        known.keeps_ms = get("retention.ms").and_then(|time| time.parse().ok());
         known.record_bytes_max = get("max.message.bytes").and_then(|bytes| bytes.parse().ok());
         Ok(())
     }

@@ -333,6 +333,35 @@ async fn sequences_outlive_the_process() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_number_is_trusted_while_another_ones_transaction_may_hide_it() {
+    let Some(brokers) = brokers() else { return };
+    let mut settings = settings(&brokers);
+    settings.progress_topic = fresh("progress");
+    let log = open(settings.clone());
+    let topic = log.ensure_topic(&fresh("hidden"), 1).await.unwrap();
+    let numbered = async |log: &KafkaLog, sequence: u64| {
+        let producer = "import/x".to_owned();
+        let sequence = ProducerSequence { producer, sequence };
+        log.append(&topic.name, vec![valued("numbered")], Some(sequence)).await
+    };
+    assert_eq!(numbered(&log, 0).await.unwrap(), Appended::Stored);
+    let producer = other(&brokers);
+    producer.begin_transaction().unwrap();
+    let record = BaseRecord::to(&settings.progress_topic).partition(0);
+    let record = record.key("somebody else").payload("9");
+    producer.send(record).map_err(|(error, _)| error).unwrap();
+    producer.flush(PATIENCE).unwrap();
+    let refused = numbered(&log, 1).await;
+    assert!(matches!(refused, Err(LogError::Full(_))), "{refused:?}");
+    append(&log, &topic.name, "without a number").await;
+    producer.abort_transaction(PATIENCE).unwrap();
+    assert_eq!(numbered(&log, 1).await.unwrap(), Appended::Stored);
+    assert_eq!(numbered(&log, 1).await.unwrap(), Appended::Already);
+    let (values, _) = read_to_end(&log, &topic.partition(0)).await;
+    assert_eq!(values, ["numbered", "without a number", "numbered"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_that_is_too_large_spoils_no_other() {
     let Some(brokers) = brokers() else { return };
     let name = fresh("large");

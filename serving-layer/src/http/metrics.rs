@@ -20,6 +20,9 @@ type Latency = Family<Labels, Histogram, fn() -> Histogram>;
 type Counts = Family<Labels, Counter<f64, AtomicU64>>;
 type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
 
+/// Of the log's retention: beyond it somebody should look why the archive lags.
+const RETENTION_ALARM: f64 = 0.5;
+
 /// Where a question came in.
 #[derive(Debug, Clone, Copy)]
 pub enum Way {
@@ -163,6 +166,14 @@ fn partitions(shown: &mut Shown, status: &Status) {
     let events = shown.gauge("speed_events", "Events folded since the start");
     let bytes = shown.gauge("speed_bytes", "Bytes that the partials of a partition hold");
     let segments = shown.gauge("speed_segments", "Segments of a partition");
+    let retention = shown.gauge(
+        "retention_used",
+        "Share of the log's retention that the oldest record that is not archived has spent in it",
+    );
+    let alarm = shown.gauge(
+        "retention_alarm",
+        "1 where the archive lags by more than half of the log's retention",
+    );
     let stopped = shown.gauge("stopped", "1 where a layer stands still");
     for stream in &status.streams {
         for partition in &stream.partitions {
@@ -182,6 +193,9 @@ fn partitions(shown: &mut Shown, status: &Status) {
             set(&archived, partition.archived_until.map(|until| until as f64));
             set(&events, partition.events.map(|events| events as f64));
             set(&bytes, partition.bytes.map(|bytes| bytes as f64));
+            set(&retention, partition.retention_used);
+            let near = partition.retention_used.map(|used| used > RETENTION_ALARM);
+            set(&alarm, near.map(|near| f64::from(u8::from(near))));
             set(&segments, partition.segments.map(|segments| segments as f64));
             for (layer, reason) in [
                 ("speed", &partition.speed_stopped),

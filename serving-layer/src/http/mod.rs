@@ -19,6 +19,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use foldline_batch_layer::GenerationNumber;
+use foldline_sql::own_bytes;
 use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, ToSchema};
 
@@ -32,8 +33,8 @@ use metrics::{Metrics, Way};
 use problem::{ApiError, Problem};
 use views::ViewInfo;
 
-/// So many rows are written by the thread that asks, which takes less than waking another.
-const WRITTEN_HERE_MAX: usize = 100;
+/// So many bytes of rows are written by the thread that asks, which takes less than waking another.
+const WRITTEN_HERE_MAX: usize = 32 << 10;
 
 /// Parameters of `GET /v1/views/{view}` that are not columns. A view's column of such a name can be filtered with SQL.
 pub const RESERVED_PARAMETERS: &[&str] = &["select", "order", "limit", "offset", "at", "batch_only", "speed_only"];
@@ -149,7 +150,7 @@ async fn read_view(
 
 /// Writing many rows is CPU work too: it is done where answers are computed.
 async fn write_answer(app: &App, answer: crate::Answer, format: Format) -> Result<Response, ApiError> {
-    let few = answer.rows() <= WRITTEN_HERE_MAX;
+    let few = answer.batches.iter().map(own_bytes).sum::<usize>() <= WRITTEN_HERE_MAX;
     let written = async move { answer::write(&answer, format).map_err(QueryError::Columns) };
     Ok(if few {
         app.serving.run_here(written).await?

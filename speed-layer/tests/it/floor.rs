@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldline_event_log::{Cut, Offset, Tick};
-use foldline_speed_layer::{PartitionStatus, SpeedError};
+use foldline_event_log::{Cut, Offset, PartitionCut, Tick};
+use foldline_speed_layer::{Gaps, PartitionStatus, SpeedError, SpeedSettings};
 
 use crate::world::{CUT_EVERY_MS, Gated, START_MS, STREAM, VIEWS, World, next_of};
 
@@ -135,6 +135,60 @@ async fn what_was_folded_of_a_gap_goes_with_all_that_was_judged_by_it() {
     let once: u64 = world.ends().await.values().map(|end| end.0).sum();
     assert!(read > once, "what lies behind the gap was judged anew");
     running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_across_a_gap_is_not_gone_on_from_behind_it() {
+    let stream = STREAM.replace(
+        "unique_key = 'click_id', unique_within = '2 minutes'",
+        "archive_raw = true",
+    );
+    let world = World::new(&format!("{stream}{VIEWS}"), 16).await;
+    world.append(100, 4_000).await;
+    let settings = SpeedSettings {
+        checkpoint_every_ms: 50,
+        ..world.settings()
+    };
+    let running = world.start(&Cut::default(), settings.clone()).await;
+    world.assert_catches_up(&running, &Cut::default()).await;
+    running.end().await;
+    // Where the checkpoint has a boundary.
+    let (before, behind) = (world.cut_at(tick(4)).await, world.cut_at(tick(9)).await);
+    let folded_behind = async |gaps: Gaps| {
+        // Each from a copy, as what is dropped below the cut is dropped from the checkpoint, too.
+        let copy = tempfile::tempdir().unwrap();
+        for folder in std::fs::read_dir(&settings.checkpoints).unwrap() {
+            let folder = folder.unwrap();
+            let copied = copy.path().join(folder.file_name());
+            std::fs::create_dir(&copied).unwrap();
+            for file in std::fs::read_dir(folder.path()).unwrap() {
+                let file = file.unwrap();
+                std::fs::copy(file.path(), copied.join(file.file_name())).unwrap();
+            }
+        }
+        let settings = SpeedSettings {
+            checkpoints: copy.path().to_owned(),
+            ..settings.clone()
+        };
+        let (log, catalog) = (Arc::clone(&world.log), Arc::clone(&world.catalog));
+        let running = world.start_behind(gaps, log, catalog, &behind, settings).await;
+        world.assert_catches_up(&running, &behind).await;
+        let status = running.end().await;
+        status.iter().map(|one| one.events).sum::<u64>()
+    };
+    assert_eq!(folded_behind(Gaps::new()).await, 0, "the checkpoint holds everything");
+    let gap = |cut: &PartitionCut| {
+        let from = next_of(&before, &cut.partition);
+        (cut.partition.clone(), vec![from..cut.next])
+    };
+    let gaps: Gaps = behind.partitions.iter().map(gap).collect();
+    let left: u64 = world
+        .ends()
+        .await
+        .iter()
+        .map(|(partition, end)| end.0 - next_of(&behind, partition).0)
+        .sum();
+    assert_eq!(folded_behind(gaps).await, left, "all behind the gap was judged anew");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

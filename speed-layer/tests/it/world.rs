@@ -16,7 +16,7 @@ use foldline_event_log::{
     PartitionCut, ProducerSequence, Progress, ReaderStart, RecordTime, Records, Span, StreamReader, Tick, Topic,
     TopicPartition,
 };
-use foldline_speed_layer::{PartitionStatus, PartitionView, Segment, Snapshot, SpeedLayer, SpeedSettings};
+use foldline_speed_layer::{Gaps, PartitionStatus, PartitionView, Segment, Snapshot, SpeedLayer, SpeedSettings};
 use foldline_sql::{Catalog, SourceFile, Stream, ViewKind};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -180,6 +180,18 @@ impl World {
         cut: &Cut,
         settings: SpeedSettings,
     ) -> Running {
+        self.start_behind(Gaps::new(), log, catalog, cut, settings).await
+    }
+
+    /// With accepted gaps.
+    pub async fn start_behind(
+        &self,
+        gaps: Gaps,
+        log: Arc<dyn EventLog>,
+        catalog: Arc<Catalog>,
+        cut: &Cut,
+        settings: SpeedSettings,
+    ) -> Running {
         let cancel = CancellationToken::new();
         let origins = vec![Offset(0); self.topic.partitions as usize];
         let stream = Arc::clone(&catalog.streams()[0]);
@@ -188,7 +200,7 @@ impl World {
             catalog,
             vec![(stream, self.topic.clone(), origins)],
             cut.clone(),
-            Default::default(),
+            gaps,
             Arc::clone(&self.horizon) as _,
             settings,
             cancel.clone(),
