@@ -248,6 +248,43 @@ fn shrunken(text: &str) -> String {
     tokens.concat()
 }
 
+/// What the parser tries to read in several ways when it is wrong inside.
+const RETRIED: [&str; 9] = [
+    "CAST(",
+    "NOT (",
+    "POSITION(",
+    "SUBSTRING(",
+    "CEIL(",
+    "TRIM(",
+    "OVERLAY(",
+    "INTERVAL (",
+    "EXTRACT(",
+];
+
+#[test]
+fn what_is_wrong_deep_inside_is_refused_soon() {
+    for open in RETRIED {
+        for (deep, nests) in [(7, false), (9, true)] {
+            let wrong = format!("{} GROUP BY 1; {}", open.repeat(deep), ")".repeat(deep));
+            for query in [format!("{wrong} AS n FROM events"), format!("1 AS n FROM f({wrong})")] {
+                let file = SourceFile {
+                    name: "a.sql".into(),
+                    text: format!("{} CREATE VIEW v AS SELECT {query};", crate::rows::STREAM),
+                };
+                let started = Instant::now();
+                let refusals = futures::executor::block_on(Catalog::compile(&[file])).unwrap_err();
+                assert!(started.elapsed() < COMPILES_WITHIN, "{query}: {:?}", started.elapsed());
+                assert_eq!(
+                    refusals[0].reason.contains("nests deeper"),
+                    nests,
+                    "{query}: {}",
+                    refusals[0]
+                );
+            }
+        }
+    }
+}
+
 /// Statements that are long or deep in one way: as long as `count` says, and what `check` says of them (a part of the
 /// refusal; nothing where they compile).
 fn long(count: usize) -> Vec<(String, &'static str)> {
