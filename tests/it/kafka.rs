@@ -277,11 +277,7 @@ fn kafka_records_that_are_deleted_unread_are_a_gap_that_somebody_accepts() {
     );
     let accepted = folder.ok(&["gaps", "accept", "visits"]);
     assert!(accepted.contains("1 gaps accepted"), "{accepted}");
-    let since = Instant::now();
-    while !folder.run(&["batch", "run"]).status.success() {
-        assert!(since.elapsed() < PATIENCE);
-        std::thread::sleep(Duration::from_millis(500));
-    }
+    batch_run_until_done(&folder);
     ask_until(&address, "GET /readyz", |status, _| status == 200);
     import(&folder, "two.ndjson", 400..500);
     assert_eq!(
@@ -297,6 +293,15 @@ fn kafka_records_that_are_deleted_unread_are_a_gap_that_somebody_accepts() {
     let listed = folder.ok(&["gaps", "list", "--format", "csv"]);
     assert!(listed.contains(",accepted,") && !listed.contains(",open,"), "{listed}");
     running.terminate();
+}
+
+/// Runs the batch layer, which fails until the archive has gone on behind an accepted gap.
+fn batch_run_until_done(folder: &Folder) {
+    let since = Instant::now();
+    while !folder.run(&["batch", "run"]).status.success() {
+        assert!(since.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 /// Visits on `day` from a producer of somebody else, in partition 0.
@@ -379,11 +384,7 @@ fn kafka_gaps_cost_only_what_nobody_holds_and_judge_nothing_behind_them() {
     count_until(400);
     // Beside the visits of the gap these would be late.
     produce(&brokers, &folder.topic(), 500..550, 1);
-    let since = Instant::now();
-    while !folder.run(&["batch", "run"]).status.success() {
-        assert!(since.elapsed() < PATIENCE);
-        std::thread::sleep(Duration::from_millis(500));
-    }
+    batch_run_until_done(&folder);
     ask_until(&running.address, "GET /readyz", |status, _| status == 200);
     count_until(450);
     produce(&brokers, &folder.topic(), 550..560, 1);

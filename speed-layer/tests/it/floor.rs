@@ -47,14 +47,18 @@ async fn segments_below_the_floor_go_and_nothing_else() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_log_no_longer_has_stops_and_a_cut_beyond_it_is_jumped_to() {
-    // Without a unique key: the horizon of these tests is read from the log, which ends too early here.
+/// The pipeline without a unique key: the horizon of these tests is read from the log, which is cut off in some.
+fn without_unique_key() -> String {
     let stream = STREAM.replace(
         "unique_key = 'click_id', unique_within = '2 minutes'",
         "archive_raw = true",
     );
-    let world = World::new(&format!("{stream}{VIEWS}"), 12).await;
+    format!("{stream}{VIEWS}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_log_no_longer_has_stops_and_a_cut_beyond_it_is_jumped_to() {
+    let world = World::new(&without_unique_key(), 12).await;
     world.append(100, 4_000).await;
     let (trimmed, newer) = (world.cut_at(tick(6)).await, world.cut_at(tick(9)).await);
     for cut in &trimmed.partitions {
@@ -100,11 +104,7 @@ async fn what_the_log_no_longer_has_stops_and_a_cut_beyond_it_is_jumped_to() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_folded_of_a_gap_goes_with_all_that_was_judged_by_it() {
-    let stream = STREAM.replace(
-        "unique_key = 'click_id', unique_within = '2 minutes'",
-        "archive_raw = true",
-    );
-    let world = World::new(&format!("{stream}{VIEWS}"), 14).await;
+    let world = World::new(&without_unique_key(), 14).await;
     world.append(100, 4_000).await;
     let (before, behind) = (world.cut_at(tick(4)).await, world.cut_at(tick(9)).await);
     let running = world.start(&Cut::default(), world.settings()).await;
@@ -139,11 +139,7 @@ async fn what_was_folded_of_a_gap_goes_with_all_that_was_judged_by_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_across_a_gap_is_not_gone_on_from_behind_it() {
-    let stream = STREAM.replace(
-        "unique_key = 'click_id', unique_within = '2 minutes'",
-        "archive_raw = true",
-    );
-    let world = World::new(&format!("{stream}{VIEWS}"), 16).await;
+    let world = World::new(&without_unique_key(), 16).await;
     world.append(100, 4_000).await;
     let settings = SpeedSettings {
         checkpoint_every_ms: 50,
