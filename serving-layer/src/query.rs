@@ -242,8 +242,7 @@ impl Inner {
             self.register_late_rows(&session, table, stream, &seam)?;
         }
         let (state, statement) = (session.state(), fenced.statement);
-        // It may take a while, and the threads that answer have others to answer.
-        // It cannot be stopped, so it keeps its turn.
+        // It may take a while, and the threads that answer have others to answer. It cannot be stopped, so it keeps its turn.
         let planning = move || {
             let plan = on_deep_stack(|| futures::executor::block_on(state.statement_to_plan(statement)));
             (plan, turn)

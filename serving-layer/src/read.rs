@@ -174,8 +174,8 @@ impl Serving {
         let since = Instant::now();
         let inner = Arc::clone(&self.inner);
         let view = inner.view(view)?;
-        let at_hand = mode == Mode::Merged && inner.parts.generations.holds(&view.id);
-        if at_hand && request.is_short(&view) {
+        // The lock of what is in memory, only for those that it may serve.
+        if mode == Mode::Merged && request.is_short(&view) && inner.parts.generations.holds(&view.id) {
             return self.run_here(inner.read_view(&view, &request, mode, since)).await;
         }
         self.run(async move { inner.read_view(&view, &request, mode, since).await })
