@@ -9,7 +9,7 @@ mod budget;
 mod counters;
 mod partition;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use std::time::Duration;
 use foldline_event_log::{EventLog, Offset, ReadError, RecordTime, Tick, TopicPartition};
 use foldline_sql::Stream;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -86,7 +87,11 @@ struct Shared {
     counters: Mutex<ArchiverCounters>,
     /// Commits that are encoded and stored at the same time.
     rolls: Semaphore,
+    /// Those that are archived here; `None`: all.
+    assigned: Mutex<Option<BTreeSet<TopicPartition>>>,
     partitions: Mutex<BTreeMap<TopicPartition, Tracked>>,
+    /// The tasks of partitions that were given up, which may still commit what they hold.
+    ending: Mutex<BTreeMap<TopicPartition, JoinHandle<()>>>,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -96,6 +101,8 @@ struct Shared {
 struct Tracked {
     standing: watch::Receiver<Standing>,
     target: watch::Sender<Option<Tick>>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
 }
 
 impl Archiver {
@@ -106,6 +113,28 @@ impl Archiver {
         archive: Archive,
         streams: Vec<Arc<Stream>>,
         settings: ArchiverSettings,
+        cancel: CancellationToken,
+    ) -> Result<ArchiverHandle, ArchiveError> {
+        Self::begin(log, archive, streams, settings, None, cancel).await
+    }
+
+    /// The same without a partition: [`ArchiverHandle::assign`] says which it archives.
+    pub async fn idle(
+        log: Arc<dyn EventLog>,
+        archive: Archive,
+        streams: Vec<Arc<Stream>>,
+        settings: ArchiverSettings,
+        cancel: CancellationToken,
+    ) -> Result<ArchiverHandle, ArchiveError> {
+        Self::begin(log, archive, streams, settings, Some(BTreeSet::new()), cancel).await
+    }
+
+    async fn begin(
+        log: Arc<dyn EventLog>,
+        archive: Archive,
+        streams: Vec<Arc<Stream>>,
+        settings: ArchiverSettings,
+        assigned: Option<BTreeSet<TopicPartition>>,
         cancel: CancellationToken,
     ) -> Result<ArchiverHandle, ArchiveError> {
         let mut partitions = 0;
@@ -129,7 +158,9 @@ impl Archiver {
                 budget: Arc::new(budget),
                 counters: Mutex::default(),
                 rolls: Semaphore::new(rolls),
+                assigned: Mutex::new(assigned),
                 partitions: Mutex::default(),
+                ending: Mutex::default(),
                 tasks: TaskTracker::new(),
                 cancel,
             }),
@@ -146,21 +177,34 @@ impl ArchiverHandle {
     /// stays away for half a minute.
     pub async fn reach(&self, tick: Tick) -> Result<BTreeMap<TopicPartition, ArchiverPosition>, ArchiveError> {
         self.shared.start_partitions().await?;
-        let mut waits = Vec::new();
-        for (partition, tracked) in self.shared.tracked().iter() {
-            tracked.target.send_if_modified(|target| {
-                let further = target.is_none_or(|target| target < tick);
-                *target = (*target).max(Some(tick));
-                further
-            });
-            waits.push((partition.clone(), tracked.standing.clone()));
-        }
+        self.want(tick);
+        let waits = self.shared.standings();
         // All at once: one partition may stand still only because of another one's failing rolls.
         let waits = waits.into_iter().map(|(partition, standing)| async move {
             let position = reached_by(&partition, standing, tick).await?;
             Ok::<_, ArchiveError>((partition, position))
         });
         Ok(futures::future::try_join_all(waits).await?.into_iter().collect())
+    }
+
+    /// Rolls early, in every partition, what is held before `tick`: [`ArchiverHandle::positions`] shows when it is there.
+    pub fn want(&self, tick: Tick) {
+        for tracked in self.shared.tracked().values() {
+            tracked.target.send_if_modified(|target| {
+                let further = target.is_none_or(|target| target < tick);
+                *target = (*target).max(Some(tick));
+                further
+            });
+        }
+    }
+
+    /// Archives `partitions` from now on and no others. What is held of others is committed soon, unless somebody else
+    /// does it first.
+    pub async fn assign(&self, partitions: BTreeSet<TopicPartition>) -> Result<(), ArchiveError> {
+        // First, so that nobody who looks for new partitions starts one that is given up.
+        *self.shared.assigned() = Some(partitions.clone());
+        self.shared.give_up(&partitions);
+        self.shared.start_partitions().await
     }
 
     /// The offsets of `partition` that left the log before they were archived, if there are any. Fails where they may
@@ -235,20 +279,64 @@ impl Shared {
         let recreated = tracked
             .keys()
             .any(|known| known.topic == partition.topic && known.incarnation != partition.incarnation);
-        if recreated || tracked.contains_key(&partition) || self.cancel.is_cancelled() {
+        let ours = self
+            .assigned()
+            .as_ref()
+            .is_none_or(|assigned| assigned.contains(&partition));
+        if recreated || !ours || tracked.contains_key(&partition) || self.cancel.is_cancelled() {
             return;
         }
         let (standing, seen) = watch::channel(Standing::default());
         let (target, wanted) = watch::channel(None);
+        let stop = self.cancel.child_token();
         let archiver = PartitionArchiver::new(
             Arc::clone(self),
             Arc::clone(stream),
             partition.clone(),
             standing,
             wanted,
+            stop.clone(),
         );
-        self.tasks.spawn(archiver.run());
-        tracked.insert(partition, Tracked { standing: seen, target });
+        let before = self
+            .ending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&partition);
+        let task = self.tasks.spawn(async move {
+            if let Some(before) = before {
+                drop(before.await);
+            }
+            archiver.run().await;
+        });
+        let one = Tracked {
+            standing: seen,
+            target,
+            stop,
+            task,
+        };
+        tracked.insert(partition, one);
+    }
+
+    fn standings(&self) -> Vec<(TopicPartition, watch::Receiver<Standing>)> {
+        let tracked = self.tracked();
+        let standings = tracked.iter();
+        standings
+            .map(|(partition, tracked)| (partition.clone(), tracked.standing.clone()))
+            .collect()
+    }
+
+    /// Ends every partition that is not among `kept`.
+    fn give_up(&self, kept: &BTreeSet<TopicPartition>) {
+        let mut tracked = self.tracked();
+        let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        for (partition, tracked) in tracked.extract_if(.., |partition, _| !kept.contains(partition)) {
+            tracked.stop.cancel();
+            ending.insert(partition, tracked.task);
+        }
+    }
+
+    fn assigned(&self) -> std::sync::MutexGuard<'_, Option<BTreeSet<TopicPartition>>> {
+        self.assigned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tracked(&self) -> std::sync::MutexGuard<'_, BTreeMap<TopicPartition, Tracked>> {

@@ -5,7 +5,8 @@
 //! whole or not at all, together with the number that says that it was done.
 //!
 //! Files: [`client`] settings and clients, [`topics`] what the brokers say of topics and their lives, [`ends`] what
-//! partitions hold, [`fetch`] records, [`append`] transactions, [`producers`] appends that happen once, [`ffi`] the
+//! partitions hold, [`fetch`] records, [`append`] transactions, [`producers`] appends that happen once, [`member`] who reads
+//! which partitions, [`ffi`] the
 //! calls that the safe crate lacks.
 
 mod append;
@@ -14,6 +15,7 @@ mod columns;
 mod ends;
 mod fetch;
 mod ffi;
+mod member;
 mod producers;
 mod topics;
 
@@ -30,12 +32,14 @@ use client::Clients;
 pub use client::KafkaSettings;
 use ends::Ends;
 use fetch::Fetcher;
+pub use member::Member;
 use producers::Producers;
 use topics::Topics;
 
 /// A log on Kafka brokers. Dropping it ends its clients; transactions under way are aborted by the brokers.
 #[derive(Debug)]
 pub struct KafkaLog {
+    clients: Arc<Clients>,
     topics: Arc<Topics>,
     ends: Arc<Ends>,
     fetcher: Arc<Fetcher>,
@@ -57,14 +61,25 @@ impl KafkaLog {
             Arc::clone(&fetcher),
             clock,
         ));
-        let appender = Appender::start(clients, Arc::clone(&topics), Arc::clone(&ends), Arc::clone(&producers));
+        let appender = Appender::start(
+            Arc::clone(&clients),
+            Arc::clone(&topics),
+            Arc::clone(&ends),
+            Arc::clone(&producers),
+        );
         Ok(Arc::new(Self {
+            clients,
             topics,
             ends,
             fetcher,
             producers,
             appender,
         }))
+    }
+
+    /// Joins the consumer group `group`, which shares the partitions of `topics` among its members.
+    pub fn join(&self, group: &str, topics: Vec<Topic>) -> Result<Member, LogError> {
+        Member::join(&self.clients, group, topics)
     }
 }
 

@@ -87,6 +87,9 @@ pub(crate) struct Ingest {
     /// Boundaries may be left to take away.
     thinning: bool,
     end: Offset,
+    /// Everything below this was handed out: behind the last record there may be offsets that hold none, which no batch
+    /// covers.
+    read_to: Offset,
     end_looked_up: Option<Instant>,
     /// Records below this were in the log when the partition was opened, or had been folded before it went back.
     replay_until: Option<Offset>,
@@ -121,12 +124,14 @@ impl Ingest {
             slot: Arc::new(Slot::new(PartitionView {
                 segments: Vec::new(),
                 until: cut.next,
+                read_to: cut.next,
                 end: cut.next,
                 complete_to: None,
                 replaying_to: None,
                 stopped: None,
             })),
             end: state.until(),
+            read_to: Offset(0),
             complete_to: state.marks().record_time,
             saved_until: None,
             state,
@@ -175,6 +180,7 @@ impl Ingest {
         };
         self.stopped = Some(reason);
         self.publish();
+        self.sources.budget.change(self.weight, 0);
     }
 
     async fn work(&mut self) {
@@ -221,7 +227,7 @@ impl Ingest {
             Some(Ok(Progress::Batch(batch))) => self.fold(batch).await,
             Some(Ok(Progress::End { complete_to, end })) => {
                 self.end = end;
-                self.slot.read_all(Some(end));
+                self.read_to = end;
                 self.complete_to = self.complete_to.max(Some(complete_to));
                 self.replay_until = None;
                 self.stopped = None;
@@ -364,7 +370,7 @@ impl Ingest {
             return;
         }
         tracing::warn!(%partition, from = until.0, to = to.0, "a gap was accepted, folding anew behind it");
-        self.slot.read_all(None);
+        self.read_to = Offset(0);
         self.complete_to = self.state.marks().record_time;
         self.saved_until = None;
         self.publish();
@@ -396,7 +402,7 @@ impl Ingest {
         let (partition, from) = (&self.sources.partition, self.state.until());
         tracing::info!(%partition, from = from.0, to = floor.next.0, "beginning anew at the cut of a generation");
         self.replay_until = self.replay_until.max(Some(from));
-        self.slot.read_all(None);
+        self.read_to = Offset(0);
         self.state.begin_at(floor);
         self.complete_to = floor.marks.record_time;
         self.pending = None;
@@ -438,7 +444,7 @@ impl Ingest {
     /// again that need not be, and few tries lead there.
     fn give_up_segments(&mut self) {
         let until = self.state.until();
-        self.slot.read_all(None);
+        self.read_to = Offset(0);
         self.state.forget_last(self.give_up);
         self.give_up *= 2;
         self.complete_to = self.state.marks().record_time;
@@ -516,6 +522,7 @@ impl Ingest {
         self.slot.publish(PartitionView {
             segments,
             until,
+            read_to: self.read_to.max(until),
             end: self.end.max(until),
             complete_to: self.complete_to.filter(|_| self.shown),
             replaying_to: self.replay_until.filter(|to| until < *to),

@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use foldline_event_log::{Cut, EventLog, Horizon, Offset, RecordTime, Tick, Topic, TopicPartition};
 use foldline_sql::{Catalog, Stream};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ingest::Ingest;
+use crate::accumulate::Folds;
+use crate::ingest::{Ingest, Sources};
 use crate::retire::{Gaps, Retention};
 use crate::{PartitionView, RealtimeStore, Snapshot};
 
@@ -121,9 +123,32 @@ pub struct SpeedLayer {
 
 #[derive(Debug)]
 struct Inner {
-    slots: BTreeMap<TopicPartition, Arc<Slot>>,
+    parts: Parts,
+    folding: RwLock<Arc<BTreeMap<TopicPartition, Folding>>>,
+    /// Held while partitions are taken and given up: the tasks of those given up, which may still write checkpoints.
+    ending: tokio::sync::Mutex<BTreeMap<TopicPartition, JoinHandle<()>>>,
     retention: watch::Sender<Arc<Retention>>,
     tasks: TaskTracker,
+}
+
+/// What every partition's task is made from.
+#[derive(Debug)]
+struct Parts {
+    log: Arc<dyn EventLog>,
+    catalog: Arc<Catalog>,
+    topics: Vec<(Arc<Stream>, Topic, Vec<Offset>)>,
+    horizon: Arc<dyn Horizon>,
+    settings: Arc<SpeedSettings>,
+    budget: Arc<Budget>,
+    cancel: CancellationToken,
+}
+
+/// A partition that is folded.
+#[derive(Debug, Clone)]
+struct Folding {
+    slot: Arc<Slot>,
+    stop: CancellationToken,
+    task: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl SpeedLayer {
@@ -148,6 +173,27 @@ impl SpeedLayer {
         settings: SpeedSettings,
         cancel: CancellationToken,
     ) -> Result<Self, SpeedError> {
+        let all = topics.iter().flat_map(|(_, topic, _)| topic.all_partitions()).collect();
+        let layer = Self::idle(log, catalog, topics, cut, gaps, horizon, settings, cancel).await?;
+        layer.assign(&all).await;
+        Ok(layer)
+    }
+
+    /// The same without a partition: [`SpeedLayer::assign`] says which it folds.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "every one is a different thing, named by its type"
+    )]
+    pub async fn idle(
+        log: Arc<dyn EventLog>,
+        catalog: Arc<Catalog>,
+        topics: Vec<(Arc<Stream>, Topic, Vec<Offset>)>,
+        cut: Cut,
+        gaps: Gaps,
+        horizon: Arc<dyn Horizon>,
+        settings: SpeedSettings,
+        cancel: CancellationToken,
+    ) -> Result<Self, SpeedError> {
         if settings.checkpoint_every_ms > 0 {
             let path = &settings.checkpoints;
             let created = tokio::fs::create_dir_all(path).await;
@@ -156,44 +202,78 @@ impl SpeedLayer {
                 source,
             })?;
         }
-        let retention = watch::Sender::new(Arc::new(Retention {
+        let retention = Retention {
             floor: cut,
             protected: None,
             gaps,
-        }));
-        let settings = Arc::new(settings);
-        let budget = Arc::new(Budget::new(settings.memory_bytes));
+        };
+        let tasks = TaskTracker::new();
+        tasks.close();
+        let inner = Inner {
+            parts: Parts {
+                log,
+                catalog,
+                topics,
+                horizon,
+                budget: Arc::new(Budget::new(settings.memory_bytes)),
+                settings: Arc::new(settings),
+                cancel,
+            },
+            folding: RwLock::default(),
+            ending: tokio::sync::Mutex::default(),
+            retention: watch::Sender::new(Arc::new(retention)),
+            tasks,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Folds `partitions` from now on and no others: new ones as [`SpeedLayer::start`] does, those no longer named end
+    /// with a last checkpoint and leave the snapshot. Returns when the checkpoints of new ones are read.
+    pub async fn assign(&self, partitions: &BTreeSet<TopicPartition>) {
+        let mut ending = self.inner.ending.lock().await;
+        let mut folding = BTreeMap::clone(&self.folding());
+        folding.retain(|partition, given_up| {
+            let stays = partitions.contains(partition);
+            if !stays {
+                given_up.stop.cancel();
+                let task = given_up.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+                ending.extend(task.map(|task| (partition.clone(), task)));
+            }
+            stays
+        });
+        // Given up at once; taken when their checkpoints are read.
+        self.show(folding.clone());
         let mut opening = Vec::new();
-        for (stream, topic, origins) in topics {
-            let folds = Arc::new(catalog.folds_of(&stream.name));
-            for (partition, origin) in (0..).zip(origins) {
-                opening.push(Ingest::restore(crate::ingest::Sources {
-                    log: Arc::clone(&log),
-                    stream: Arc::clone(&stream),
-                    partition: topic.partition(partition),
-                    origin,
-                    folds: Arc::clone(&folds),
-                    horizon: Arc::clone(&horizon),
-                    settings: Arc::clone(&settings),
-                    retention: retention.subscribe(),
-                    budget: Arc::clone(&budget),
-                    cancel: cancel.clone(),
-                }));
+        for (stream, topic, origins) in &self.inner.parts.topics {
+            let new = |partition: &TopicPartition| partitions.contains(partition) && !folding.contains_key(partition);
+            let all = topic.all_partitions().into_iter().zip(origins);
+            let folds = Arc::new(self.inner.parts.catalog.folds_of(&stream.name));
+            for (partition, origin) in all.filter(|(partition, _)| new(partition)) {
+                let before = ending.remove(&partition);
+                let sources = self.inner.sources(stream, partition, *origin, &folds);
+                opening.push(async move {
+                    if let Some(before) = before {
+                        drop(before.await);
+                    }
+                    let stop = sources.cancel.clone();
+                    (Ingest::restore(sources).await, stop)
+                });
             }
         }
-        let tasks = TaskTracker::new();
-        let mut slots = BTreeMap::new();
-        for ingest in futures::future::join_all(opening).await {
-            slots.insert(ingest.partition().clone(), ingest.slot());
-            tasks.spawn(ingest.run());
+        for (ingest, stop) in futures::future::join_all(opening).await {
+            let (partition, slot) = (ingest.partition().clone(), ingest.slot());
+            let task = Arc::new(Mutex::new(Some(self.inner.tasks.spawn(ingest.run()))));
+            folding.insert(partition, Folding { slot, stop, task });
         }
-        tasks.close();
-        let inner = Arc::new(Inner {
-            slots,
-            retention,
-            tasks,
-        });
-        Ok(Self { inner })
+        self.show(folding);
+    }
+
+    fn folding(&self) -> Arc<BTreeMap<TopicPartition, Folding>> {
+        Arc::clone(&self.inner.folding.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn show(&self, folding: BTreeMap<TopicPartition, Folding>) {
+        *self.inner.folding.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(folding);
     }
 
     /// Drops what lies below `floor` (the cut of the oldest readable generation), and keeps the boundaries at the
@@ -235,33 +315,37 @@ impl SpeedLayer {
 
     /// The newest snapshot.
     pub fn snapshot(&self) -> Snapshot {
-        let views = self.inner.slots.iter();
+        let folding = self.folding();
+        let views = folding.iter();
         Snapshot {
             partitions: views
-                .map(|(partition, slot)| (partition.clone(), slot.view()))
+                .map(|(partition, folding)| (partition.clone(), folding.slot.view()))
                 .collect(),
         }
     }
 
     /// State of every partition.
     pub fn status(&self) -> Vec<PartitionStatus> {
-        let slots = self.inner.slots.iter();
-        slots.map(|(partition, slot)| slot.status(partition)).collect()
+        let folding = self.folding();
+        let status = folding
+            .iter()
+            .map(|(partition, folding)| folding.slot.status(partition));
+        status.collect()
     }
 
     /// Waits until every partition of `targets` is folded up to its offset. Fails as soon as one that is not stands
     /// still (budget, error, end of the layer): then nobody knows when it will be.
     pub async fn wait_until(&self, targets: &BTreeMap<TopicPartition, Offset>) -> Result<(), SpeedError> {
         for (partition, target) in targets {
-            let slot = self.inner.slots.get(partition);
+            let slot = self.folding().get(partition).map(|folding| Arc::clone(&folding.slot));
             let slot = slot.ok_or_else(|| SpeedError::Unknown(partition.clone()))?;
             let mut views = slot.view.subscribe();
             let view = views
-                .wait_for(|view| slot.read_to(view) >= *target || view.stopped.is_some())
+                .wait_for(|view| view.read_to >= *target || view.stopped.is_some())
                 .await
                 .expect("the slot that sends is held")
                 .clone();
-            if let Some(reason) = view.stopped.clone().filter(|_| slot.read_to(&view) < *target) {
+            if let Some(reason) = view.stopped.clone().filter(|_| view.read_to < *target) {
                 return Err(SpeedError::Stopped {
                     partition: partition.clone(),
                     until: view.until,
@@ -280,6 +364,24 @@ impl SpeedLayer {
     }
 }
 
+impl Inner {
+    fn sources(&self, stream: &Arc<Stream>, partition: TopicPartition, origin: Offset, folds: &Folds) -> Sources {
+        let parts = &self.parts;
+        Sources {
+            log: Arc::clone(&parts.log),
+            stream: Arc::clone(stream),
+            partition,
+            origin,
+            folds: Arc::clone(folds),
+            horizon: Arc::clone(&parts.horizon),
+            settings: Arc::clone(&parts.settings),
+            retention: self.retention.subscribe(),
+            budget: Arc::clone(&parts.budget),
+            cancel: parts.cancel.child_token(),
+        }
+    }
+}
+
 impl RealtimeStore for SpeedLayer {
     fn snapshot(&self) -> Snapshot {
         SpeedLayer::snapshot(self)
@@ -291,9 +393,6 @@ impl RealtimeStore for SpeedLayer {
 pub(crate) struct Slot {
     /// Swapped whole: a reader sees all views of the partition at one `until`.
     view: watch::Sender<Arc<PartitionView>>,
-    /// Where the log ended when everything in it was handed out: behind the last record there may be offsets that hold
-    /// none, which no batch covers.
-    end_read: AtomicU64,
     bytes: AtomicUsize,
     horizon_bytes: AtomicUsize,
     pub(crate) counted: Counted,
@@ -316,7 +415,6 @@ impl Slot {
     pub(crate) fn new(view: PartitionView) -> Self {
         Self {
             view: watch::Sender::new(Arc::new(view)),
-            end_read: AtomicU64::new(0),
             bytes: AtomicUsize::new(0),
             horizon_bytes: AtomicUsize::new(0),
             counted: Counted::default(),
@@ -329,16 +427,6 @@ impl Slot {
 
     pub(crate) fn publish(&self, view: PartitionView) {
         self.view.send_replace(Arc::new(view));
-    }
-
-    /// Everything below `end` was handed out; `None`: that is no longer so.
-    pub(crate) fn read_all(&self, end: Option<Offset>) {
-        self.end_read.store(end.map_or(0, |end| end.0), Ordering::Release);
-    }
-
-    /// Every record below this is in `view`.
-    fn read_to(&self, view: &PartitionView) -> Offset {
-        view.until.max(Offset(self.end_read.load(Ordering::Acquire)))
     }
 
     pub(crate) fn weigh(&self, bytes: usize, horizon_bytes: usize) {
@@ -359,7 +447,7 @@ impl Slot {
                 .segments
                 .first()
                 .map_or(view.until, |segment| segment.offsets.start),
-            until: self.read_to(&view),
+            until: view.read_to,
             end: view.end,
             complete_to: view.complete_to,
             replaying_to: view.replaying_to,

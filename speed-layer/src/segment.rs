@@ -31,6 +31,8 @@ pub struct PartitionView {
     pub segments: Vec<Arc<Segment>>,
     /// Next offset to fold: the end of the last segment, or where the partition started.
     pub until: Offset,
+    /// Every record before this is folded: `until`, or beyond it where the offsets behind it hold no record.
+    pub read_to: Offset,
     /// End of the log when last looked at.
     pub end: Offset,
     /// Everything before this record time is folded.

@@ -10,6 +10,7 @@ use foldline_sql::{Stream, own_bytes};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::counters::Counted;
@@ -78,6 +79,8 @@ pub(super) struct PartitionArchiver {
     partition: TopicPartition,
     standing: Arc<watch::Sender<Standing>>,
     target: watch::Receiver<Option<Tick>>,
+    /// Fires when the archiver ends, or gives the partition up.
+    stop: CancellationToken,
 }
 
 /// What was read since the log was opened.
@@ -116,6 +119,7 @@ impl PartitionArchiver {
         partition: TopicPartition,
         standing: watch::Sender<Standing>,
         target: watch::Receiver<Option<Tick>>,
+        stop: CancellationToken,
     ) -> Self {
         Self {
             shared,
@@ -123,6 +127,7 @@ impl PartitionArchiver {
             partition,
             standing: Arc::new(standing),
             target,
+            stop,
         }
     }
 
@@ -179,7 +184,7 @@ impl PartitionArchiver {
         self.shared
             .budget
             .horizon(&self.partition, session.reader.horizon_bytes());
-        let cancel = self.shared.cancel.clone();
+        let cancel = self.stop.clone();
         let mut memory = self.shared.budget.watch();
         loop {
             memory.mark_unchanged();
@@ -313,6 +318,7 @@ impl PartitionArchiver {
                 self.partition.clone(),
                 Arc::new(held.batches),
                 Arc::clone(&self.standing),
+                self.stop.clone(),
             )),
         });
     }
@@ -362,7 +368,7 @@ impl PartitionArchiver {
     async fn pause(&self, error: &ArchiveError, failed: u32) -> bool {
         note_failure(&self.shared, &self.partition, &self.standing, error);
         let wait = tokio::time::sleep(retry_after(failed));
-        self.shared.cancel.run_until_cancelled(wait).await.is_some()
+        self.stop.run_until_cancelled(wait).await.is_some()
     }
 }
 
@@ -376,13 +382,14 @@ impl Held {
     }
 }
 
-/// Commits `batches`, trying again while the store is away. After the archiver was cancelled only a few times.
+/// Commits `batches`, trying again while the store is away. After `stop` only a few times.
 async fn commit(
     shared: Arc<Shared>,
     stream: Arc<Stream>,
     partition: TopicPartition,
     batches: Arc<Vec<EventBatch>>,
     standing: Arc<watch::Sender<Standing>>,
+    stop: CancellationToken,
 ) -> Result<Arc<Commit>, ArchiveError> {
     let mut attempts = Vec::new();
     let mut after_cancel = 0;
@@ -404,7 +411,7 @@ async fn commit(
             Err(error) if may_pass(&error) => error,
             other => return other,
         };
-        after_cancel += u32::from(shared.cancel.is_cancelled());
+        after_cancel += u32::from(stop.is_cancelled());
         if after_cancel >= LAST_TRIES {
             return Err(error);
         }
@@ -414,7 +421,7 @@ async fn commit(
         } else {
             attempts.len() as u32
         });
-        shared.cancel.run_until_cancelled(tokio::time::sleep(wait)).await;
+        stop.run_until_cancelled(tokio::time::sleep(wait)).await;
         if after_cancel > 0 {
             tokio::time::sleep(wait).await;
         }

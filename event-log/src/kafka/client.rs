@@ -243,6 +243,25 @@ impl Clients {
             .map_err(|cause| failed(&self.settings, "making a consumer", &cause))
     }
 
+    /// The settings of a member of `group` that reads nothing.
+    pub(super) fn member(&self, group: &str) -> ClientConfig {
+        let mut config = base(&self.settings);
+        let defaults = [
+            // Whoever dies is missed after this.
+            ("session.timeout.ms", "10000".to_owned()),
+            ("heartbeat.interval.ms", "2000".to_owned()),
+        ];
+        let own = [
+            ("group.id", group),
+            ("auto.offset.reset", "error"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("partition.assignment.strategy", "cooperative-sticky"),
+        ];
+        self.fill(&mut config, &defaults, &own);
+        config
+    }
+
     /// The settings of a producer of transactions.
     pub(super) fn producer(&self) -> ClientConfig {
         let mut config = base(&self.settings);

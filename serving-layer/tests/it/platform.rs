@@ -227,6 +227,7 @@ impl Platform {
             let view = PartitionView {
                 segments,
                 until,
+                read_to: until,
                 end: until,
                 complete_to: Some(RecordTime(START_MS + 86_400_000 - 1500)),
                 replaying_to: None,

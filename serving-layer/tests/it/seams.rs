@@ -76,6 +76,7 @@ fn speed(partitions: &[Folded<'_>]) -> Snapshot {
         Arc::new(PartitionView {
             segments: segments.iter().map(|(start, end)| segment(*start, *end)).collect(),
             until: Offset(until),
+            read_to: Offset(until),
             end: Offset(until),
             complete_to: Some(RecordTime(5000)),
             replaying_to: None,
