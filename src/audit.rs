@@ -260,11 +260,10 @@ async fn close(core: &Core, streams: &[&str]) -> anyhow::Result<(Seam, Generatio
         .flat_map(|topic| topic.places())
         .collect();
     let readable = generations.readable();
-    let speed = core
-        .speed
-        .as_ref()
-        .context("the audit needs the speed layer, and this foldline runs without it")?;
-    let seam = seam::close(&readable, &speed.snapshot(), &places)?;
+    if core.speed.is_none() && core.shared.is_none() {
+        bail!("the audit needs the speed layer, and this foldline runs without it");
+    }
+    let seam = seam::close(&readable, &core.realtime.snapshot(), &places)?;
     Ok((seam, generations))
 }
 

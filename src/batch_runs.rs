@@ -3,15 +3,17 @@
 //! A run cuts at a tick. Speed thins its boundaries out with age, so the tick is protected *before* the run starts and
 //! until its generation is adopted: the generation finds the boundary that it needs, however long the run takes.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use foldline_batch_layer::scheduler::{Ledger, LedgerError, Outcome, Run};
 use foldline_batch_layer::{ArchiverHandle, Generation, Generations, Recompute, RunKind, RunReport};
-use foldline_event_log::{Clock, Cut, PartitionCut, RecordTime, Tick, Topic, keeps_boundary};
+use foldline_event_log::{Clock, Cut, PartitionCut, RecordTime, Tick, Topic, TopicPartition, keeps_boundary};
 use foldline_serving_layer::coverage::rfc3339_millis;
 use foldline_speed_layer::SpeedLayer;
 
+use crate::cluster::Cluster;
 use crate::failure::{self, Failure};
 
 /// A search for a kept tick looks back at most this far: the coarsest boundaries are 4096 ticks apart.
@@ -22,6 +24,8 @@ const TICKS_LOOKED_BACK: i64 = 4_096;
 pub(crate) struct BatchParts {
     /// Archives the log in this process, if it has that role.
     pub(crate) archiver: Option<ArchiverHandle>,
+    /// This process among others, if there may be any.
+    pub(crate) cluster: Option<Cluster>,
     /// Wall clock.
     pub(crate) clock: Arc<dyn Clock>,
     /// Tick length.
@@ -183,30 +187,73 @@ impl BatchRuns {
         until: Option<RecordTime>,
         progress: &(dyn Fn(u64, u64) + Send + Sync),
     ) -> anyhow::Result<RunReport> {
-        let archiver = self.parts.archiver.as_ref().ok_or_else(|| {
-            Failure::No("a batch run needs the archiver, and this foldline runs without the role archive".into())
-        })?;
-        let (tick, _booked) = self.book(archiver, until)?;
-        let positions = archiver
-            .reach(tick)
-            .await
-            .context("the archive did not reach the tick")?;
-        let mut topics = Vec::new();
-        for topic in &self.parts.topics {
-            let mut complete_to = Vec::new();
-            for partition in topic.all_partitions() {
-                let position = positions.get(&partition);
-                let position = position.with_context(|| format!("{partition} is not archived by this foldline"))?;
-                complete_to.push(position.complete_to);
+        let (tick, _booked) = self.book(until)?;
+        let report = match &self.parts.cluster {
+            None => self.run_at(tick, kind, progress).await,
+            Some(cluster) => {
+                if !cluster.lease.announce(Some(tick)).await? {
+                    return Err(led_by(cluster).into());
+                }
+                let report = self.run_at(tick, kind, progress).await;
+                // Until the next renewal says so, archivers and speed nodes do a little more than they need.
+                drop(cluster.lease.announce(None).await);
+                report
             }
-            topics.push((topic.clone(), complete_to));
-        }
-        let report = self.parts.recompute.run(kind, tick, &topics, progress).await?;
+        }?;
         self.parts.generations.refresh().await?;
         if let Some(complaint) = complaint(&report) {
             tracing::warn!(complaint, "batch run");
         }
         Ok(report)
+    }
+
+    async fn run_at(
+        &self,
+        tick: Tick,
+        kind: RunKind,
+        progress: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> anyhow::Result<RunReport> {
+        let reached = self.reach(tick).await?;
+        let mut topics = Vec::new();
+        for topic in &self.parts.topics {
+            let mut complete_to = Vec::new();
+            for partition in topic.all_partitions() {
+                let reached = reached.get(&partition);
+                let reached = reached.with_context(|| format!("{partition} is not archived by this foldline"))?;
+                complete_to.push(*reached);
+            }
+            topics.push((topic.clone(), complete_to));
+        }
+        Ok(self.parts.recompute.run(kind, tick, &topics, progress).await?)
+    }
+
+    /// Waits until every partition is archived up to `tick`. How far each is.
+    async fn reach(&self, tick: Tick) -> anyhow::Result<BTreeMap<TopicPartition, RecordTime>> {
+        match (&self.parts.cluster, &self.parts.archiver) {
+            (Some(cluster), _) => {
+                let all = self.parts.topics.iter().flat_map(Topic::all_partitions).collect();
+                cluster.reach(tick, &all).await
+            }
+            (None, Some(archiver)) => {
+                let positions = archiver
+                    .reach(tick)
+                    .await
+                    .context("the archive did not reach the tick")?;
+                let reached = positions.into_iter();
+                Ok(reached
+                    .map(|(partition, position)| (partition, position.complete_to))
+                    .collect())
+            }
+            (None, None) => Err(no_archiver().into()),
+        }
+    }
+
+    /// Whether this process leads batch runs.
+    pub(crate) fn leads(&self) -> bool {
+        self.parts
+            .cluster
+            .as_ref()
+            .is_none_or(|cluster| cluster.lease.board().ours)
     }
 
     /// Tells the speed layer what to keep: everything behind the lowest readable cut, and the boundaries at readable
@@ -217,14 +264,26 @@ impl BatchRuns {
         let readable = self.parts.generations.readable();
         let mut protected: Vec<Tick> = readable.iter().filter_map(|generation| generation.cut.tick).collect();
         protected.extend(under_way.iter().map(|run| run.tick));
+        let elsewhere = self
+            .parts
+            .cluster
+            .as_ref()
+            .and_then(|cluster| cluster.lease.board().tick);
+        protected.extend(elsewhere);
         speed.retain(&floor(&readable), &protected);
     }
 
     /// Chooses the tick, and has it kept before anything else happens.
-    fn book(&self, archiver: &ArchiverHandle, until: Option<RecordTime>) -> Result<(Tick, Booked<'_>), Failure> {
+    fn book(&self, until: Option<RecordTime>) -> Result<(Tick, Booked<'_>), Failure> {
         self.refuse_second()?;
+        if self.parts.archiver.is_none() && self.parts.cluster.is_none() {
+            return Err(no_archiver());
+        }
         let since_ms = self.now_ms();
-        let complete_to = archiver.positions().into_values().map(|position| position.complete_to);
+        // Of the partitions of other processes it is not known: there the clock alone counts.
+        let here = self.parts.archiver.as_ref().filter(|_| self.parts.cluster.is_none());
+        let positions = here.map(ArchiverHandle::positions).unwrap_or_default();
+        let complete_to = positions.into_values().map(|position| position.complete_to);
         let newest = newest(RecordTime(since_ms), complete_to);
         let mut under_way = self.lock();
         let tick = choose_tick(newest, until, self.parts.cut_every_ms)?;
@@ -235,6 +294,9 @@ impl BatchRuns {
     }
 
     fn refuse_second(&self) -> Result<(), Failure> {
+        if let Some(cluster) = self.parts.cluster.as_ref().filter(|_| !self.leads()) {
+            return Err(led_by(cluster));
+        }
         let Some(run) = self.under_way() else { return Ok(()) };
         let since_ms = self.now_ms() - run.since_ms;
         let tick = run.tick.0;
@@ -250,6 +312,22 @@ impl BatchRuns {
     fn lock(&self) -> MutexGuard<'_, Option<UnderWay>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn no_archiver() -> Failure {
+    Failure::No("a batch run needs the archiver, and this foldline runs without the role archive".into())
+}
+
+fn led_by(cluster: &Cluster) -> Failure {
+    let url = cluster.lease.board().url;
+    let leader = match url.as_str() {
+        "" => "nobody yet; try again in some seconds".to_owned(),
+        url => format!("the foldline at {url}; ask that one"),
+    };
+    Failure::No(format!(
+        "batch runs of cluster \"{}\" are led by {leader}",
+        cluster.name
+    ))
 }
 
 fn outcome(report: &anyhow::Result<RunReport>) -> Outcome {

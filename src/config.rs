@@ -44,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) log: Log,
     /// Where archive and generations lie.
     pub(crate) store: Store,
+    /// Several processes as one foldline.
+    pub(crate) cluster: Cluster,
     /// The archiver.
     pub(crate) archive: Archive,
     /// Recompute and its schedule.
@@ -126,6 +128,17 @@ impl std::fmt::Debug for PassedOn {
     }
 }
 
+/// `cluster`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Cluster {
+    /// The same in every process that shares this log and this store, and begins the names of its consumer groups;
+    /// empty: this process does everything of its roles alone. Default empty.
+    pub(crate) name: String,
+    /// Where other processes reach this one, `http://host:port`; empty: where it listens. Default empty.
+    pub(crate) advertise: String,
+}
+
 /// `archive`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -204,6 +217,10 @@ impl Default for Settings {
                 request_ms: 60_000,
                 retries_ms: 180_000,
             },
+            cluster: Cluster {
+                name: String::new(),
+                advertise: String::new(),
+            },
             archive: Archive {
                 roll_age_ms: 60_000,
                 roll_bytes: 64 * MIB,
@@ -261,6 +278,11 @@ impl Settings {
         }
         if self.log.kind == LogKind::Kafka && self.log.brokers.trim().is_empty() {
             let help = "setting \"log.brokers\" must name Kafka's brokers: \"host:port\", several with commas";
+            return Err(Failure::Usage(help.into()));
+        }
+        if !self.cluster.name.is_empty() && (self.log.kind != LogKind::Kafka || self.store.url.is_empty()) {
+            let help = "setting \"cluster.name\" is for processes that share a log and a store: set log.kind = \"kafka\" \
+                        and store.url, too";
             return Err(Failure::Usage(help.into()));
         }
         Ok(())

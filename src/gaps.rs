@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::Setting;
+use crate::cluster::notes;
 use crate::failure::Failure;
 use crate::instance::Instance;
 use crate::output::{self, Format, Row, say};
@@ -129,10 +130,33 @@ pub(crate) async fn list(core: &Core) -> anyhow::Result<Vec<Gap>> {
     Ok(gaps)
 }
 
+/// Other processes would go on showing what they folded of a gap, and behind it by what was lost: they must not run.
+async fn nobody_folds(core: &Core) -> anyhow::Result<()> {
+    if core.settings.cluster.name.is_empty() {
+        return Ok(());
+    }
+    let folds = |role: &String| role == Role::Speed.name() || role == Role::Serve.name();
+    let notes = notes::alive(core.archive.store().as_ref()).await?;
+    let folding: Vec<String> = notes
+        .into_iter()
+        .filter(|note| note.roles.iter().any(folds))
+        .map(|note| note.url)
+        .collect();
+    if folding.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::No(format!(
+        "stop the processes with the roles speed and serve first, which forget then what they folded of the gap: {}",
+        folding.join(", ")
+    ))
+    .into())
+}
+
 /// Records the open gaps of a stream.
 pub(crate) async fn accept(core: &Core, name: &str) -> anyhow::Result<Vec<Gap>> {
     let known = core.topics.iter().find(|(stream, _, _)| stream.name == name);
     let (stream, topic, _) = known.ok_or_else(|| Failure::Usage(format!("there is no stream \"{name}\"")))?;
+    nobody_folds(core).await?;
     let mut accepted: Vec<Gap> = Vec::new();
     let archiver = core.archiver.as_ref();
     let archiver = archiver.ok_or_else(|| Failure::Usage("no archiver runs here that could accept gaps".to_owned()))?;

@@ -1,20 +1,29 @@
 //! Opens the log that the settings name.
 
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 use foldline_event_log::embedded::EmbeddedSettings;
-use foldline_event_log::{Clock, EmbeddedLog, EventLog, LogError};
+use foldline_event_log::{Clock, EmbeddedLog, EventLog, LogError, Topic, TopicPartition};
+use tokio::sync::watch;
 
 use crate::config::{LogKind, Settings};
+
+/// The partitions of this process, where several share a topic.
+pub(crate) type Assigned = watch::Receiver<BTreeSet<TopicPartition>>;
+/// Leaves a consumer group. Blocks until the brokers know.
+pub(crate) type Leave = Box<dyn FnOnce() + Send>;
 
 /// A log, and what it takes to close it.
 #[derive(Debug)]
 pub(crate) struct OpenLog {
     log: Arc<dyn EventLog>,
     embedded: Option<Arc<EmbeddedLog>>,
+    #[cfg(feature = "kafka")]
+    kafka: Option<Arc<foldline_event_log::KafkaLog>>,
     /// The embedded log has a lock of its own.
     _lock: Option<File>,
 }
@@ -28,14 +37,19 @@ impl OpenLog {
                 Ok(Self {
                     log: Arc::clone(&embedded) as Arc<dyn EventLog>,
                     embedded: Some(embedded),
+                    #[cfg(feature = "kafka")]
+                    kafka: None,
                     _lock: None,
                 })
             }
             LogKind::Kafka => {
                 let lock = lock(&settings.data_dir)?;
+                let kafka = kafka(settings, clock)?;
                 Ok(Self {
-                    log: kafka(settings, clock)?,
+                    log: Arc::clone(&kafka) as Arc<dyn EventLog>,
                     embedded: None,
+                    #[cfg(feature = "kafka")]
+                    kafka: Some(kafka),
                     _lock: Some(lock),
                 })
             }
@@ -45,6 +59,21 @@ impl OpenLog {
     /// The log.
     pub(crate) fn log(&self) -> Arc<dyn EventLog> {
         Arc::clone(&self.log)
+    }
+
+    /// Joins the consumer group `group`, which shares the partitions of `topics` among processes: those that are ours,
+    /// as they change, and how to leave.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn join(&self, group: &str, topics: Vec<Topic>) -> anyhow::Result<(Assigned, Leave)> {
+        let kafka = self.kafka.as_ref().context("only Kafka has consumer groups")?;
+        let member = kafka.join(group, topics)?;
+        Ok((member.assigned(), Box::new(move || member.leave())))
+    }
+
+    /// Refuses what this foldline was built without.
+    #[cfg(not(feature = "kafka"))]
+    pub(crate) fn join(&self, _group: &str, _topics: Vec<Topic>) -> anyhow::Result<(Assigned, Leave)> {
+        anyhow::bail!("only Kafka has consumer groups, and this foldline was built without it")
     }
 
     /// Stores what waits. Blocks.
@@ -65,7 +94,7 @@ fn embedded(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<Em
 
 /// The brokers of the settings; `data_dir` is not touched but for the name of our transactions.
 #[cfg(feature = "kafka")]
-pub(crate) fn kafka(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn EventLog>> {
+pub(crate) fn kafka(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<foldline_event_log::KafkaLog>> {
     let kafka = kafka_settings(settings)?;
     kafka.check().map_err(crate::failure::Failure::Usage)?;
     Ok(foldline_event_log::KafkaLog::open(kafka, clock)?)
@@ -73,7 +102,7 @@ pub(crate) fn kafka(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Resul
 
 /// Refuses what this foldline was built without.
 #[cfg(not(feature = "kafka"))]
-pub(crate) fn kafka(_settings: &Settings, _clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn EventLog>> {
+pub(crate) fn kafka(_settings: &Settings, _clock: Arc<dyn Clock>) -> anyhow::Result<Arc<EmbeddedLog>> {
     let refusal = "log.kind = \"kafka\", and this foldline was built without the feature \"kafka\"";
     Err(crate::failure::Failure::Usage(refusal.into()).into())
 }
@@ -81,7 +110,8 @@ pub(crate) fn kafka(_settings: &Settings, _clock: Arc<dyn Clock>) -> anyhow::Res
 #[cfg(feature = "kafka")]
 fn kafka_settings(settings: &Settings) -> anyhow::Result<foldline_event_log::KafkaSettings> {
     let log = &settings.log;
-    let name = transactional_id(&settings.data_dir)?;
+    // What the last process of this data_dir left open is shut out by the same name.
+    let name = lasting_id(&settings.data_dir, "transactions", "foldline-")?;
     let listed = |names: &str| {
         let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
         names.map(str::to_owned).collect::<Vec<_>>()
@@ -98,17 +128,17 @@ fn kafka_settings(settings: &Settings) -> anyhow::Result<foldline_event_log::Kaf
     Ok(kafka)
 }
 
-/// The same after a restart, and another one in every `data_dir`.
-#[cfg(feature = "kafka")]
-fn transactional_id(data_dir: &Path) -> anyhow::Result<String> {
-    let path = data_dir.join("transactions");
+/// An id in the file `name` of `data_dir`, made at the first call: the same after a restart, and another one in every
+/// `data_dir`.
+pub(crate) fn lasting_id(data_dir: &Path, name: &str, prefix: &str) -> anyhow::Result<String> {
+    let path = data_dir.join(name);
     match std::fs::read_to_string(&path) {
         Ok(known) => return Ok(known.trim().to_owned()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
-    // Whole and synced, or not at all: another id would not shut out what this one left open.
-    let new = format!("foldline-{}", uuid::Uuid::new_v4());
+    // Whole and synced, or not at all: another id would not be known for this one's.
+    let new = format!("{prefix}{}", uuid::Uuid::new_v4());
     let part = path.with_extension("part");
     let written = std::fs::create_dir_all(data_dir)
         .and_then(|()| std::fs::write(&part, &new))

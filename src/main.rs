@@ -12,6 +12,7 @@ mod batch_runs;
 mod bench;
 mod check;
 mod client;
+mod cluster;
 mod config;
 mod config_command;
 mod counts;

@@ -27,6 +27,8 @@ const COLLECT_ARCHIVE_EVERY: Duration = Duration::from_secs(24 * 3_600);
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// It is looked this often whether topics grew, or live another life.
 const TOPICS_EVERY: Duration = Duration::from_secs(5);
+/// It is looked this often whether batch runs are led here.
+const LEAD_EVERY: Duration = Duration::from_secs(1);
 /// The log is told what it may forget this often.
 const RELEASE_EVERY: Duration = Duration::from_secs(30);
 
@@ -48,7 +50,10 @@ pub(crate) fn start(core: &Arc<Core>, start: &Start, stop: &CancellationToken) -
     if start.stays && start.roles.contains(&Role::Batch) && !settings.schedule.is_empty() {
         let schedule = Schedule::parse(&settings.schedule, Some(&settings.timezone))
             .map_err(|error| Failure::Usage(format!("settings batch.schedule and batch.timezone: {error}")))?;
-        tasks.push(core.work.spawn(run_by(schedule, Arc::clone(core), stop.clone())));
+        tasks.push(
+            core.work
+                .spawn(run_while_leading(schedule, Arc::clone(core), stop.clone())),
+        );
     }
     Ok(tasks)
 }
@@ -89,6 +94,28 @@ where
             }
         }
     })
+}
+
+/// Batch runs by the schedule, as long as they are led here.
+async fn run_while_leading(schedule: Schedule, core: Arc<Core>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        if core.runs.leads() {
+            let term = stop.child_token();
+            let lost = async {
+                while core.runs.leads() {
+                    tokio::time::sleep(LEAD_EVERY).await;
+                }
+                term.cancel();
+            };
+            let runs = run_by(schedule.clone(), Arc::clone(&core), term.clone());
+            tokio::pin!(runs);
+            tokio::select! {
+                () = &mut runs => {}
+                () = lost => runs.await,
+            }
+        }
+        stop.run_until_cancelled(tokio::time::sleep(LEAD_EVERY)).await;
+    }
 }
 
 /// Batch runs by the schedule, with one run for what was missed.
@@ -162,11 +189,17 @@ async fn release(core: Arc<Core>) -> anyhow::Result<()> {
 }
 
 async fn collect_garbage(core: Arc<Core>) -> anyhow::Result<()> {
+    if !core.runs.leads() {
+        return Ok(());
+    }
     garbage::collect(&core.generations, &core.ledger).await?;
     Ok(())
 }
 
 async fn collect_archive_garbage(core: Arc<Core>) -> anyhow::Result<()> {
+    if !core.runs.leads() {
+        return Ok(());
+    }
     garbage::collect_archive(&core.archive).await?;
     Ok(())
 }

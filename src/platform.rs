@@ -27,6 +27,8 @@ use uuid::Uuid;
 
 use crate::Setting;
 use crate::batch_runs::{self, BatchParts, BatchRuns};
+use crate::cluster::realtime::Realtime;
+use crate::cluster::{self, Cluster, Joined};
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::instance::Address;
@@ -60,6 +62,17 @@ pub(crate) enum Role {
 impl Role {
     /// Every role.
     pub(crate) const ALL: [Self; 5] = [Self::Collect, Self::Archive, Self::Speed, Self::Batch, Self::Serve];
+
+    /// As in `--role`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Collect => "collect",
+            Self::Archive => "archive",
+            Self::Speed => "speed",
+            Self::Batch => "batch",
+            Self::Serve => "serve",
+        }
+    }
 }
 
 /// The parts of a running platform that commands ask for.
@@ -75,6 +88,12 @@ pub(crate) struct Core {
     pub(crate) archiver: Option<ArchiverHandle>,
     pub(crate) generations: Generations,
     pub(crate) speed: Option<SpeedLayer>,
+    /// What answers are made from, of this process and of others.
+    pub(crate) realtime: Arc<dyn RealtimeStore>,
+    /// The same where others may fold, too.
+    pub(crate) shared: Option<Arc<Realtime>>,
+    /// This process among others, if there may be any.
+    pub(crate) cluster: Option<Cluster>,
     pub(crate) runs: BatchRuns,
     pub(crate) report: Arc<Report>,
     pub(crate) serving: Arc<Serving>,
@@ -122,6 +141,7 @@ pub(crate) struct Platform {
     stop_http: CancellationToken,
     http: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
+    joined: Joined,
     log: OpenLog,
 }
 
@@ -169,8 +189,22 @@ impl Platform {
                 "cannot listen on {listen}: {error}; name another address with --listen"
             ))
         })?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let instance = Uuid::new_v4();
+        let cluster = match settings.cluster.name.as_str() {
+            // A command alone does its work by itself: it takes nobody's partitions.
+            name if !name.is_empty() && start.stays => {
+                let advertised = Some(&settings.cluster.advertise).filter(|url| !url.is_empty());
+                let (data_dir, url) = (&settings.data_dir, advertised.unwrap_or(&url).clone());
+                let store = Arc::clone(&store);
+                Some(Cluster::new(name, data_dir, url, &start.roles, instance, store)?)
+            }
+            _ => None,
+        };
         let stop_work = CancellationToken::new();
         let building = Building {
+            cluster,
+            instance,
             settings,
             catalog,
             clock,
@@ -192,7 +226,10 @@ impl Platform {
         core.report.on(&core);
         core.report.look(&core).await?;
 
-        let url = format!("http://{}", listener.local_addr()?);
+        let joined = match &core.cluster {
+            Some(cluster) => cluster::join(cluster, &core, &log, &stop_work)?,
+            None => Joined::default(),
+        };
         let stop_http = CancellationToken::new();
         let router = router(&core, &start.roles);
         let http = tokio::spawn(serve(listener, router, stop_http.clone()));
@@ -212,6 +249,7 @@ impl Platform {
             stop_http,
             http,
             tasks,
+            joined,
             log,
         })
     }
@@ -236,8 +274,10 @@ impl Platform {
         if tokio::time::timeout(STOP_WITHIN, self.http).await.is_err() {
             tracing::warn!("requests were still running and are cut off");
         }
+        // First: others take over while this process still commits and saves.
+        let joined = self.joined.leave().await;
         self.stop_work.cancel();
-        for task in self.tasks {
+        for task in self.tasks.into_iter().chain(joined) {
             drop(tokio::time::timeout(STOP_WITHIN, task).await);
         }
         if let Some(archiver) = &self.core.archiver
@@ -289,6 +329,8 @@ struct Building {
     store: Arc<dyn ObjectStore>,
     stays: bool,
     roles: Vec<Role>,
+    cluster: Option<Cluster>,
+    instance: Uuid,
     answers: Handle,
     work: Handle,
     stop: CancellationToken,
@@ -311,8 +353,16 @@ impl Building {
             generations.clone(),
             Arc::clone(&self.clock),
         );
+        let shared = self.cluster.is_some() && self.roles.contains(&Role::Serve);
+        let shared = shared.then(|| Arc::new(Realtime::new(speed.clone())));
+        let realtime: Arc<dyn RealtimeStore> = match (&shared, &speed) {
+            (Some(shared), _) => Arc::clone(shared) as _,
+            (None, Some(speed)) => Arc::new(speed.clone()),
+            (None, None) => Arc::new(NoSpeed),
+        };
         let runs = BatchRuns::new(BatchParts {
             archiver: archiver.clone(),
+            cluster: self.cluster.clone(),
             clock: Arc::clone(&self.clock),
             cut_every_ms: settings.speed.cut_every_ms,
             ledger: ledger.clone(),
@@ -322,7 +372,7 @@ impl Building {
             topics: topics.iter().map(|(_, topic, _)| topic.clone()).collect(),
         });
         runs.retain();
-        let serving = self.serving(&archive, &generations, &speed, &topics);
+        let serving = self.serving(&archive, &generations, &realtime, &topics);
         Ok(Core {
             settings: self.settings,
             catalog: self.catalog,
@@ -333,6 +383,9 @@ impl Building {
             archiver,
             generations,
             speed,
+            realtime,
+            shared,
+            cluster: self.cluster,
             runs,
             report: Arc::new(Report::default()),
             serving: Arc::new(serving),
@@ -340,7 +393,7 @@ impl Building {
             floors: tokio::sync::Mutex::default(),
             grown: tokio::sync::Notify::new(),
             work: self.work,
-            instance: Uuid::new_v4(),
+            instance: self.instance,
         })
     }
 
@@ -394,8 +447,11 @@ impl Building {
         };
         let streams = self.catalog.streams().to_vec();
         let stop = self.stop.child_token();
-        let archiver = Archiver::start(Arc::clone(&self.log), archive.clone(), streams, settings, stop).await?;
-        Ok(Some(archiver))
+        let (log, archive) = (Arc::clone(&self.log), archive.clone());
+        Ok(Some(match self.cluster {
+            None => Archiver::start(log, archive, streams, settings, stop).await?,
+            Some(_) => Archiver::idle(log, archive, streams, settings, stop).await?,
+        }))
     }
 
     async fn speed(
@@ -414,7 +470,7 @@ impl Building {
             checkpoint_every_ms: self.settings.speed.checkpoint_every_ms,
             checkpoints: self.settings.data_dir.join("checkpoints"),
         };
-        let speed = SpeedLayer::start(
+        let speed = SpeedLayer::idle(
             Arc::clone(&self.log),
             Arc::clone(&self.catalog),
             topics.to_vec(),
@@ -424,25 +480,26 @@ impl Building {
             settings,
             self.stop.child_token(),
         );
-        Ok(Some(speed.await?))
+        let speed = speed.await?;
+        if self.cluster.is_none() {
+            let all = topics.iter().flat_map(|(_, topic, _)| topic.all_partitions());
+            speed.assign(&all.collect()).await;
+        }
+        Ok(Some(speed))
     }
 
     fn serving(
         &self,
         archive: &Archive,
         generations: &Generations,
-        speed: &Option<SpeedLayer>,
+        realtime: &Arc<dyn RealtimeStore>,
         topics: &[(Arc<Stream>, Topic, Vec<Offset>)],
     ) -> Serving {
-        let realtime: Arc<dyn RealtimeStore> = match speed {
-            Some(speed) => Arc::new(speed.clone()),
-            None => Arc::new(NoSpeed),
-        };
         Serving::new(ServingParts {
             catalog: Arc::clone(&self.catalog),
             topics: served(topics).collect(),
             generations: generations.clone(),
-            realtime,
+            realtime: Arc::clone(realtime),
             archive: Some(archive.clone()),
             clock: Arc::clone(&self.clock),
             limits: Limits {
@@ -511,6 +568,12 @@ fn router(core: &Arc<Core>, roles: &[Role]) -> Router {
             Arc::clone(&core.serving),
             core.report.clone(),
         ));
+    } else {
+        let status = foldline_serving_layer::http::operations_router(Arc::clone(&core.serving), core.report.clone());
+        router = router.merge(status);
+    }
+    if let (Some(speed), Some(_)) = (&core.speed, &core.cluster) {
+        router = router.merge(cluster::realtime::router(speed.clone(), core.work.clone()));
     }
     router
 }

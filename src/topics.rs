@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use foldline_event_log::SystemClock;
+use foldline_event_log::{EventLog, SystemClock};
 
 use crate::config::LogKind;
 use crate::failure::Failure;
@@ -34,7 +34,7 @@ impl TopicsCommand {
             return Err(Failure::Usage(help.into()).into());
         }
         let catalog = pipelines::compile(&pipelines::read(&settings.pipelines)?).await?;
-        let log = log::kafka(settings, Arc::new(SystemClock))?;
+        let log: Arc<dyn EventLog> = log::kafka(settings, Arc::new(SystemClock))?;
         for stream in catalog.streams() {
             let topic = log.ensure_topic(&stream.topic, stream.partitions).await?;
             let (name, partitions, life) = (&topic.name, topic.partitions, topic.incarnation);

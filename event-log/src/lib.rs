@@ -20,7 +20,7 @@ pub mod reader;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use embedded::{EmbeddedLog, EmbeddedSettings};
 #[cfg(feature = "kafka")]
-pub use kafka::{KafkaLog, KafkaSettings};
+pub use kafka::{KafkaLog, KafkaSettings, Member};
 pub use log::{Appended, EventLog, LogError, NewRecord, ProducerSequence, Records, Span, Topic};
 pub use marks::{Horizon, MarkState, NoHorizon};
 pub use position::{Coverage, Cut, Offset, Partition, PartitionCut, RecordTime, Tick, TopicPartition, keeps_boundary};

@@ -43,7 +43,7 @@ pub(super) async fn measure(setting: &Setting, folder: &Path, events: usize) -> 
             .insert("compression.type".into(), compression.into());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let opening = setting.work.spawn_blocking(move || log::kafka(&settings, clock));
-        let log = opening.await??;
+        let log: Arc<dyn EventLog> = opening.await??;
         let name = format!("bench-{compression}-{}", uuid::Uuid::new_v4().simple());
         let work = setting.work.clone();
         let folder = folder.join(compression);

@@ -68,6 +68,31 @@ impl Folder {
         folder
     }
 
+    /// The same, and its objects where several processes find them.
+    pub(crate) fn on_cluster(brokers: &str, settings: &str) -> Self {
+        let mut folder = Self::on_kafka(brokers, "");
+        folder.store = format!("file://{}/shared", folder.path().display());
+        folder.set_cluster(brokers, settings);
+        folder
+    }
+
+    /// Writes the configuration file of a cluster.
+    pub(crate) fn set_cluster(&self, brokers: &str, settings: &str) {
+        let name = self.topic();
+        self.set(&format!(
+            "{}\"session.timeout.ms\" = 6000\n[cluster]\nname = \"{name}\"\n{settings}",
+            kafka_settings(brokers)
+        ));
+    }
+
+    /// Gives the topic that is not there yet so many partitions.
+    pub(crate) fn with_partitions(&self, partitions: u32) {
+        let file = "sql/pipelines/web/streams.sql";
+        let streams = std::fs::read_to_string(self.path().join(file)).unwrap();
+        let streams = streams.replace("partitions = 3", &format!("partitions = {partitions}"));
+        write(self.path(), file, &streams);
+    }
+
     /// Name of the topic of `visits`.
     pub(crate) fn topic(&self) -> String {
         let streams = std::fs::read_to_string(self.path().join("sql/pipelines/web/streams.sql")).unwrap();
@@ -175,8 +200,12 @@ impl Folder {
     }
 
     pub(crate) fn start(&self) -> Running {
+        self.start_with(&["run"])
+    }
+
+    pub(crate) fn start_with(&self, arguments: &[&str]) -> Running {
         let mut child = self
-            .command(&["run"])
+            .command(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -233,14 +262,19 @@ impl Running {
         self
     }
 
+    /// Sends `signal`, such as `-STOP`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
     pub(crate) fn kill_minus_9(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     pub(crate) fn terminate(mut self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.signal("-TERM");
         assert!(self.child.wait().unwrap().success());
     }
 }

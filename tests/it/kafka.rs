@@ -17,9 +17,9 @@ use crate::installation::{Folder, kafka_settings};
 
 const SHORT: &str = "[speed]\ncut_every_ms = 50\n[archive]\nroll_age_ms = 200\n[batch]\nschedule = \"\"\n\
                      [serve]\nlongest_query_ms = 5000\n";
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-fn brokers() -> Option<String> {
+pub(crate) fn brokers() -> Option<String> {
     let brokers = std::env::var("FOLDLINE_TEST_KAFKA")
         .ok()
         .filter(|brokers| !brokers.is_empty());
@@ -45,7 +45,7 @@ where
 }
 
 /// An answer of the foldline at `address`: its status and its body.
-fn ask(address: &str, request: &str, headers: &str, body: &str) -> (u16, String) {
+pub(crate) fn ask(address: &str, request: &str, headers: &str, body: &str) -> (u16, String) {
     let Ok(mut stream) = TcpStream::connect(address) else {
         return (0, String::new());
     };
@@ -68,7 +68,7 @@ fn ask(address: &str, request: &str, headers: &str, body: &str) -> (u16, String)
 }
 
 /// Asks until the answer is as wanted.
-fn ask_until(address: &str, request: &str, wanted: impl Fn(u16, &str) -> bool) -> String {
+pub(crate) fn ask_until(address: &str, request: &str, wanted: impl Fn(u16, &str) -> bool) -> String {
     let since = Instant::now();
     loop {
         let (status, answer) = ask(address, request, "", "");
@@ -85,7 +85,7 @@ fn visit(visit: usize, day: usize) -> String {
     format!("{{\"visit_id\":\"v{visit}\",\"page\":\"/{page}\",\"seconds\":1,\"at\":\"2026-03-0{day}T10:00:00Z\"}}\n")
 }
 
-fn visits(range: std::ops::Range<usize>) -> String {
+pub(crate) fn visits(range: std::ops::Range<usize>) -> String {
     range.map(|number| visit(number, 1 + number % 3)).collect()
 }
 

@@ -8,6 +8,8 @@
 mod agreement;
 mod arrows;
 mod cli;
+#[cfg(feature = "kafka")]
+mod cluster;
 mod crashes;
 mod explain;
 mod installation;

@@ -18,7 +18,7 @@ use crate::LogError;
 pub(super) const ASK_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a user may not change: the answers would no longer be exact.
-const OWN_SETTINGS: [&str; 11] = [
+const OWN_SETTINGS: [&str; 13] = [
     "bootstrap.servers",
     "metadata.broker.list",
     "auto.offset.reset",
@@ -27,7 +27,9 @@ const OWN_SETTINGS: [&str; 11] = [
     "enable.auto.offset.store",
     "enable.idempotence",
     "enable.partition.eof",
+    "group.id",
     "isolation.level",
+    "partition.assignment.strategy",
     "transactional.id",
     "partitioner",
 ];
@@ -221,7 +223,6 @@ impl Clients {
     pub(super) fn consumer(&self) -> Result<BaseConsumer<Context>, LogError> {
         let mut config = base(&self.settings);
         let defaults = [
-            ("group.id", "foldline".to_owned()),
             ("fetch.queue.backoff.ms", "5".to_owned()),
             ("fetch.wait.max.ms", "100".to_owned()),
             (
@@ -236,6 +237,8 @@ impl Clients {
             ("enable.auto.commit", "false"),
             ("enable.auto.offset.store", "false"),
             ("enable.partition.eof", "true"),
+            // Asked for where partitions are assigned by hand, and of no use.
+            ("group.id", "foldline"),
             ("isolation.level", "read_committed"),
         ];
         self.fill(&mut config, &defaults, &own);

@@ -1,0 +1,169 @@
+//! What processes tell of themselves: an object `cluster/nodes/<node>.json` each, overwritten at every beat.
+//!
+//! Whether a process lives is seen by its beats: others count for how long *they* saw none.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use foldline_batch_layer::store::{self, Record, StoreError};
+use foldline_event_log::{RecordTime, TopicPartition};
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+const FOLDER: &str = "cluster/nodes";
+/// Every note is written about this often: the rhythm of [`super::Cluster::work`].
+const BEAT: Duration = Duration::from_secs(1);
+/// Whose beat did not change for so long is taken for dead.
+const DEAD_AFTER: Duration = Duration::from_secs(30);
+
+/// What a process tells of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Note {
+    version: u32,
+    /// Of this start of the process.
+    pub(crate) instance: Uuid,
+    /// The same after a restart.
+    pub(crate) node: Uuid,
+    /// `http://host:port`
+    pub(crate) url: String,
+    /// Names of its roles.
+    pub(crate) roles: Vec<String>,
+    beat: u64,
+    /// How far the partitions are archived that it archives.
+    pub(super) archived: Vec<Archived>,
+}
+
+/// Everything of a partition before a record time is archived.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Archived {
+    pub(super) partition: TopicPartition,
+    pub(super) complete_to: RecordTime,
+}
+
+impl Record for Note {
+    const VERSION: u32 = 1;
+
+    fn attempt(&self) -> Uuid {
+        self.instance
+    }
+}
+
+/// The notes of all processes.
+#[derive(Debug)]
+pub(crate) struct Notes {
+    store: Arc<dyn ObjectStore>,
+    mine: Note,
+    beats: AtomicU64,
+    /// The last beat of each start of a process, and when it was seen first.
+    seen: Mutex<HashMap<Uuid, (u64, Instant)>>,
+}
+
+impl Notes {
+    pub(super) fn new(
+        store: Arc<dyn ObjectStore>,
+        node: Uuid,
+        instance: Uuid,
+        url: String,
+        roles: Vec<String>,
+    ) -> Self {
+        let mine = Note {
+            version: Note::VERSION,
+            instance,
+            node,
+            url,
+            roles,
+            beat: 0,
+            archived: Vec::new(),
+        };
+        Self {
+            store,
+            mine,
+            beats: AtomicU64::new(0),
+            seen: Mutex::default(),
+        }
+    }
+
+    /// Writes ours.
+    pub(super) async fn write(&self, archived: Vec<Archived>) -> Result<(), StoreError> {
+        let note = Note {
+            beat: self.beats.fetch_add(1, Ordering::Relaxed),
+            archived,
+            ..self.mine.clone()
+        };
+        let path = path(note.node);
+        let bytes = serde_json::to_vec(&note).expect("a note serialises");
+        let put = self.store.put(&path, bytes.into()).await;
+        put.map(drop).map_err(|source| StoreError::Failed {
+            attempt: format!("writing {path}"),
+            source,
+        })
+    }
+
+    /// Takes ours away.
+    pub(super) async fn withdraw(&self) -> Result<(), object_store::Error> {
+        self.store.delete(&path(self.mine.node)).await
+    }
+
+    /// Every note, of whoever lives or not.
+    pub(super) async fn read(&self) -> Result<Vec<Note>, StoreError> {
+        read(&*self.store).await
+    }
+
+    /// The notes of the others whose beats go on, or were never seen to stop.
+    pub(crate) async fn others(&self) -> Result<Vec<Note>, StoreError> {
+        let notes = self.read().await?;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let beats = |note: &Note| {
+            let last = seen.entry(note.instance).or_insert((note.beat, now));
+            if last.0 != note.beat {
+                *last = (note.beat, now);
+            }
+            now.duration_since(last.1) < DEAD_AFTER
+        };
+        let others = notes.into_iter().filter(|note| note.node != self.mine.node);
+        Ok(others.filter(beats).collect())
+    }
+}
+
+/// Who lives of those with notes in `store`, as seen over some beats.
+pub(crate) async fn alive(store: &dyn ObjectStore) -> Result<Vec<Note>, StoreError> {
+    let beat = |note: &Note| (note.instance, note.beat);
+    let before: Vec<_> = read(store).await?.iter().map(beat).collect();
+    tokio::time::sleep(BEAT * 3).await;
+    let after = read(store).await?.into_iter();
+    Ok(after.filter(|note| !before.contains(&beat(note))).collect())
+}
+
+/// Every note, of whoever lives or not.
+async fn read(store: &dyn ObjectStore) -> Result<Vec<Note>, StoreError> {
+    let folder = Path::from(FOLDER);
+    let objects: Result<Vec<_>, _> = store.list(Some(&folder)).try_collect().await;
+    let objects = objects.map_err(|source| StoreError::Failed {
+        attempt: format!("listing {FOLDER}"),
+        source,
+    })?;
+    let reads = objects
+        .iter()
+        .map(|object| store::read_json::<Note>(store, &object.location));
+    let mut notes = Vec::new();
+    for read in futures::future::join_all(reads).await {
+        match read {
+            Ok(note) => notes.push(note),
+            Err(StoreError::Missing { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(notes)
+}
+
+fn path(node: Uuid) -> Path {
+    Path::from(format!("{FOLDER}/{node}.json"))
+}

@@ -1,0 +1,311 @@
+//! The realtime view of all speed nodes, in a process that answers.
+//!
+//! Each speed node sends what it folds, as it folds it, over `GET /v1/realtime` (frames of
+//! [`foldline_speed_layer::wire`]). A reader has for every partition what each node that folds it showed last, and takes
+//! whichever is further. What a node showed last stays when the node gives the partition up, or is gone, until another one
+//! has come as far: so a partition that moves is neither left out in between, nor does coverage go back, nor is anything
+//! counted twice, as one partition's rows are always one node's.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use foldline_event_log::{Offset, TopicPartition};
+use foldline_speed_layer::wire::{FRAME_PREFIX, Reader, Update, Writer};
+use foldline_speed_layer::{PartitionView, RealtimeStore, Snapshot, SpeedLayer};
+use foldline_sql::Catalog;
+use futures::TryStreamExt;
+use tokio::io::AsyncReadExt;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::io::StreamReader;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::Cluster;
+use crate::failure::{self, Failure};
+use crate::platform::Role;
+
+/// Where a speed node sends what it folds.
+const PATH: &str = "/v1/realtime";
+/// A node looks this often whether there is something new to send.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// It sends something at least this often.
+const ALIVE_EVERY: Duration = Duration::from_secs(1);
+/// A reader that heard nothing for so long connects anew.
+const SILENT: Duration = Duration::from_secs(10);
+/// Whoever waits for partitions to be folded gives up when none makes progress for so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Frames that wait for a slow reader.
+const FRAMES_AHEAD: usize = 4;
+/// Between two looks for nodes, and two tries of a connection.
+const NODES_EVERY: Duration = Duration::from_secs(1);
+/// No partition is as large as this: such a frame is none.
+const FRAME_BYTES_MAX: u64 = 16 << 30;
+
+type Views = BTreeMap<TopicPartition, Arc<PartitionView>>;
+
+/// What every speed node showed last.
+#[derive(Debug)]
+pub(crate) struct Realtime {
+    /// Folded in this process.
+    local: Option<SpeedLayer>,
+    remote: RwLock<Remote>,
+}
+
+#[derive(Debug, Default)]
+struct Remote {
+    /// By start of a node.
+    nodes: HashMap<Uuid, Views>,
+    /// Of partitions that were given up by who showed them, where nobody has come as far yet.
+    given_up: Views,
+}
+
+impl Realtime {
+    /// With what `local` folds.
+    pub(crate) fn new(local: Option<SpeedLayer>) -> Self {
+        Self {
+            local,
+            remote: RwLock::default(),
+        }
+    }
+
+    /// Notes what `local` shows of partitions other than `kept`, before it gives them up.
+    pub(super) fn keep_given_up(&self, kept: &BTreeSet<TopicPartition>) {
+        let Some(local) = &self.local else { return };
+        let mut remote = self.write();
+        for (partition, view) in local.snapshot().partitions {
+            if !kept.contains(&partition) {
+                keep_further(&mut remote.given_up, partition, view);
+            }
+        }
+    }
+
+    /// Waits until every partition of `targets` is folded up to its offset, by whomever. Fails when one makes no progress
+    /// for long.
+    pub(crate) async fn wait_until(&self, targets: &BTreeMap<TopicPartition, Offset>) -> anyhow::Result<()> {
+        let mut folded = 0;
+        let mut progress = Instant::now();
+        loop {
+            let snapshot = self.snapshot();
+            let read_to = |partition| snapshot.partitions.get(partition).map_or(0, |view| view.read_to.0);
+            let Some((partition, target)) = targets.iter().find(|(partition, target)| read_to(partition) < target.0)
+            else {
+                return Ok(());
+            };
+            let now = targets.keys().map(read_to).sum();
+            if std::mem::replace(&mut folded, now) != now {
+                progress = Instant::now();
+            }
+            if progress.elapsed() > PATIENCE {
+                let stopped = snapshot.partitions.get(partition).and_then(|view| view.stopped.clone());
+                let reason = stopped.unwrap_or_else(|| "no process with the role speed folds it".to_owned());
+                let until = read_to(partition);
+                return Err(Failure::No(format!("{partition} is folded to {until}, not to {target}: {reason}")).into());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn take(&self, node: Uuid, update: Update) {
+        let mut remote = self.write();
+        match update {
+            Update::Alive => {}
+            Update::Folded(partition, view) => {
+                let come_as_far = |given_up: &Arc<PartitionView>| given_up.until <= view.until;
+                if remote.given_up.get(&partition).is_some_and(come_as_far) {
+                    remote.given_up.remove(&partition);
+                }
+                remote.nodes.entry(node).or_default().insert(partition, view);
+            }
+            Update::GivenUp(partition) => {
+                if let Some(view) = remote.nodes.entry(node).or_default().remove(&partition) {
+                    keep_further(&mut remote.given_up, partition, view);
+                }
+            }
+        }
+    }
+
+    /// The connection to `node` is gone.
+    fn lose(&self, node: Uuid) {
+        let mut remote = self.write();
+        for (partition, view) in remote.nodes.remove(&node).unwrap_or_default() {
+            keep_further(&mut remote.given_up, partition, view);
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Remote> {
+        self.remote.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Remote> {
+        self.remote.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RealtimeStore for Realtime {
+    fn snapshot(&self) -> Snapshot {
+        let remote = self.read();
+        // Behind the lock: what was given up meanwhile is then in one of the two.
+        let local = self.local.as_ref().map(RealtimeStore::snapshot).unwrap_or_default();
+        let mut partitions = local.partitions;
+        for views in remote.nodes.values().chain([&remote.given_up]) {
+            for (partition, view) in views {
+                keep_further(&mut partitions, partition.clone(), Arc::clone(view));
+            }
+        }
+        Snapshot { partitions }
+    }
+}
+
+/// Two views of a partition say the same as far as both go: its fold depends on the log alone.
+fn keep_further(views: &mut Views, partition: TopicPartition, view: Arc<PartitionView>) {
+    match views.entry(partition) {
+        std::collections::btree_map::Entry::Vacant(none) => drop(none.insert(view)),
+        std::collections::btree_map::Entry::Occupied(mut known) => {
+            if known.get().until < view.until {
+                known.insert(view);
+            }
+        }
+    }
+}
+
+/// The route of a speed node; frames are made on `work`.
+pub(crate) fn router(speed: SpeedLayer, work: Handle) -> Router {
+    Router::new().route(PATH, get(send)).with_state((speed, work))
+}
+
+async fn send(State((speed, work)): State<(SpeedLayer, Handle)>) -> Response {
+    let (frames, sent) = mpsc::channel::<Bytes>(FRAMES_AHEAD);
+    work.spawn(async move {
+        let mut writer = Writer::default();
+        let mut last = Instant::now();
+        loop {
+            let new = match writer.frames(&speed.snapshot()) {
+                Ok(new) => new,
+                Err(error) => {
+                    let error = foldline_event_log::with_causes(&error);
+                    return tracing::error!(error, "cannot send realtime views");
+                }
+            };
+            let silent = new.is_empty() && last.elapsed() >= ALIVE_EVERY;
+            for frame in new.into_iter().chain(silent.then(Writer::alive)) {
+                last = Instant::now();
+                if frames.send(frame.into()).await.is_err() {
+                    return;
+                }
+            }
+            tokio::select! {
+                () = frames.closed() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    });
+    let sent = futures::stream::unfold(sent, |mut sent| async {
+        let frame = sent.recv().await?;
+        Some((Ok::<_, Infallible>(frame), sent))
+    });
+    (
+        [(header::CONTENT_TYPE, "application/octet-stream")],
+        Body::from_stream(sent),
+    )
+        .into_response()
+}
+
+/// Reads from every speed node that lives, until `stop` fires.
+pub(crate) async fn follow_nodes(
+    cluster: Cluster,
+    realtime: Arc<Realtime>,
+    catalog: Arc<Catalog>,
+    stop: CancellationToken,
+) {
+    let mut followed: HashMap<Uuid, CancellationToken> = HashMap::new();
+    while !stop.is_cancelled() {
+        match cluster.notes.others().await {
+            Ok(notes) => {
+                let speed = |role: &String| role == Role::Speed.name();
+                let nodes = notes.into_iter().filter(|note| note.roles.iter().any(speed));
+                let nodes: HashMap<Uuid, String> = nodes.map(|note| (note.instance, note.url)).collect();
+                for (_, gone) in followed.extract_if(|node, _| !nodes.contains_key(node)) {
+                    gone.cancel();
+                }
+                for (node, url) in nodes {
+                    followed.entry(node).or_insert_with(|| {
+                        let end = stop.child_token();
+                        let following = follow(node, url, Arc::clone(&realtime), Arc::clone(&catalog));
+                        let ended = end.clone();
+                        tokio::spawn(async move { ended.run_until_cancelled(following).await });
+                        end
+                    });
+                }
+            }
+            Err(error) => tracing::warn!(
+                error = foldline_event_log::with_causes(&error),
+                "cannot look for speed nodes"
+            ),
+        }
+        stop.run_until_cancelled(tokio::time::sleep(NODES_EVERY)).await;
+    }
+}
+
+/// Reads from the node at `url`, connecting anew for ever.
+async fn follow(node: Uuid, url: String, realtime: Arc<Realtime>, catalog: Arc<Catalog>) {
+    /// What was read is kept, whichever way the reading ends.
+    struct Lost(Uuid, Arc<Realtime>);
+
+    impl Drop for Lost {
+        fn drop(&mut self) {
+            self.1.lose(self.0);
+        }
+    }
+
+    let mut said = String::new();
+    loop {
+        let connected = Lost(node, Arc::clone(&realtime));
+        let Err(error) = receive(node, &url, &realtime, &catalog).await;
+        drop(connected);
+        let error = failure::sentence(&error);
+        if error != said {
+            tracing::warn!(url, error, "no realtime views from this speed node; trying again");
+            said = error;
+        }
+        tokio::time::sleep(NODES_EVERY).await;
+    }
+}
+
+async fn receive(node: Uuid, url: &str, realtime: &Realtime, catalog: &Catalog) -> anyhow::Result<Infallible> {
+    let client = crate::client::Client::new(url)?;
+    let answer = tokio::time::timeout(SILENT, client.get(PATH).send()).await;
+    let answer = answer.context("no answer")??.error_for_status()?;
+    let bytes = answer.bytes_stream().map_err(std::io::Error::other);
+    let mut bytes = StreamReader::new(bytes);
+    let mut reader = Reader::new(catalog);
+    tracing::info!(url, "reading realtime views");
+    loop {
+        let mut prefix = [0; FRAME_PREFIX];
+        let read = tokio::time::timeout(SILENT, bytes.read_exact(&mut prefix)).await;
+        read.context("it is silent")??;
+        let (length, crc32) = Reader::expect(prefix);
+        if length > FRAME_BYTES_MAX {
+            bail!("it sends something else than realtime views");
+        }
+        let mut frame = Vec::new();
+        let mut rest = (&mut bytes).take(length);
+        let read = tokio::time::timeout(SILENT * 6, rest.read_to_end(&mut frame)).await;
+        let read = read.context("it is silent")??;
+        if read as u64 != length {
+            bail!("it ended within a frame");
+        }
+        realtime.take(node, reader.take(&frame, crc32)?);
+    }
+}
