@@ -231,7 +231,7 @@ impl Platform {
             None => Joined::default(),
         };
         let stop_http = CancellationToken::new();
-        let router = router(&core, &start.roles);
+        let router = router(&core, &start.roles, &stop_http);
         let http = tokio::spawn(serve(listener, router, stop_http.clone()));
         let tasks = maintenance::start(&core, &start, &stop_work)?;
         if start.stays {
@@ -555,7 +555,7 @@ impl RealtimeStore for NoSpeed {
     }
 }
 
-fn router(core: &Arc<Core>, roles: &[Role]) -> Router {
+fn router(core: &Arc<Core>, roles: &[Role], stop: &CancellationToken) -> Router {
     let mut router = admin::router(Arc::clone(core));
     if roles.contains(&Role::Collect) {
         let streams = core.catalog.streams().iter().cloned();
@@ -573,7 +573,11 @@ fn router(core: &Arc<Core>, roles: &[Role]) -> Router {
         router = router.merge(status);
     }
     if let (Some(speed), Some(_)) = (&core.speed, &core.cluster) {
-        router = router.merge(cluster::realtime::router(speed.clone(), core.work.clone()));
+        router = router.merge(cluster::realtime::router(
+            speed.clone(),
+            core.work.clone(),
+            stop.clone(),
+        ));
     }
     router
 }

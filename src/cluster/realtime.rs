@@ -180,12 +180,12 @@ fn keep_further(views: &mut Views, partition: TopicPartition, view: Arc<Partitio
     }
 }
 
-/// The route of a speed node; frames are made on `work`.
-pub(crate) fn router(speed: SpeedLayer, work: Handle) -> Router {
-    Router::new().route(PATH, get(send)).with_state((speed, work))
+/// The route of a speed node; frames are made on `work`, until `stop` fires.
+pub(crate) fn router(speed: SpeedLayer, work: Handle, stop: CancellationToken) -> Router {
+    Router::new().route(PATH, get(send)).with_state((speed, work, stop))
 }
 
-async fn send(State((speed, work)): State<(SpeedLayer, Handle)>) -> Response {
+async fn send(State((speed, work, stop)): State<(SpeedLayer, Handle, CancellationToken)>) -> Response {
     let (frames, sent) = mpsc::channel::<Bytes>(FRAMES_AHEAD);
     work.spawn(async move {
         let mut writer = Writer::default();
@@ -207,6 +207,7 @@ async fn send(State((speed, work)): State<(SpeedLayer, Handle)>) -> Response {
             }
             tokio::select! {
                 () = frames.closed() => return,
+                () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }

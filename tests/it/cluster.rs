@@ -12,6 +12,7 @@ use crate::kafka::{PATIENCE, ask, ask_until, brokers, visits};
 
 const SHORT: &str = "[speed]\ncut_every_ms = 250\n[archive]\nroll_age_ms = 500\n[serve]\nlongest_query_ms = 5000\n";
 const BY_HAND: &str = "[batch]\nschedule = \"\"\n";
+const REBALANCE_EVERY: Duration = Duration::from_secs(2);
 const ROUNDS: u64 = 4;
 const ROUNDS_SOAK: u64 = 50;
 const TOTAL: &str = "{\"sql\":\"SELECT sum(visits) AS n FROM pages\"}";
@@ -291,7 +292,7 @@ fn kafka_cluster_rebalances_without_end_and_stays_exact() {
         next += 200;
         nodes[moving] = Some(node(&folder, names[moving], "archive,speed"));
         moves += 1;
-        std::thread::sleep(Duration::from_secs(2).saturating_sub(since.elapsed() / (moves as u32).max(1)));
+        std::thread::sleep((REBALANCE_EVERY * moves as u32).saturating_sub(since.elapsed()));
     }
     println!("{moves} processes left and came again");
     assert_whole(&folder, &serve, "serve", "batch", next as u64);
