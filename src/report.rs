@@ -12,6 +12,7 @@ use foldline_serving_layer::coverage::rfc3339_millis;
 use foldline_serving_layer::status::{
     BatchStatus, GenerationStatus, MemoryStatus, PartitionStatus, Status, StatusSource, StreamStatus,
 };
+use foldline_speed_layer::RealtimeStore;
 
 use crate::audit::Finding;
 use crate::counts::counts;
@@ -173,18 +174,22 @@ fn streams(core: &Core, seen: &Seen) -> Vec<StreamStatus> {
         .flat_map(|speed| speed.status())
         .map(|status| (status.partition.clone(), status))
         .collect();
+    // Where others fold, what this process shows of it.
+    let shown = core.shared.as_ref().map(|shared| shared.snapshot()).unwrap_or_default();
     let of_partition = |partition: TopicPartition| {
         let keeps_ms = core.log.keeps_ms(&partition.topic).filter(|keeps_ms| *keeps_ms > 0);
         let span = seen.spans.get(&partition);
         let archived = archived.get(&partition);
         let folded = folded.get(&partition);
+        let shown = shown.partitions.get(&partition);
         let ends = [
             span.map(|span| span.end),
             archived.map(|position| position.end),
             folded.map(|status| status.end),
         ];
         let end = ends.into_iter().flatten().max().map_or(0, |end| end.0);
-        let folded_to = folded.and_then(|status| status.complete_to);
+        let speed_until = shown.map(|view| view.read_to).or(folded.map(|status| status.until));
+        let folded_to = shown.map_or(folded.and_then(|status| status.complete_to), |view| view.complete_to);
         let archived_to = archived
             .map(|position| position.complete_to.0)
             .filter(|to| *to > i64::MIN);
@@ -203,10 +208,10 @@ fn streams(core: &Core, seen: &Seen) -> Vec<StreamStatus> {
             archived_to: archived_to.and_then(rfc3339_millis),
             archive_stopped: archived.and_then(|position| position.stopped.clone()),
             retention_used: waits_ms.zip(keeps_ms).map(|(waits, keeps)| waits as f64 / keeps as f64),
-            speed_until: folded.map(|status| status.until.0),
+            speed_until: speed_until.map(|until| until.0),
             folded_to: folded_to.and_then(|time| rfc3339_millis(time.0)),
             speed_replaying_to: folded.and_then(|status| status.replaying_to).map(|to| to.0),
-            lag: folded.map(|status| end.saturating_sub(status.until.0)),
+            lag: speed_until.map(|until| end.saturating_sub(until.0)),
             lag_seconds: folded_to.map(|time| (now_ms - time.0).max(0) as f64 / 1000.0),
             segments: folded.map(|status| status.segments as u64),
             bytes: folded.map(|status| status.bytes as u64),

@@ -136,6 +136,16 @@ impl Realtime {
         }
     }
 
+    /// Forgets what was given up where this process has come as far.
+    fn prune(&self) {
+        let Some(local) = &self.local else { return };
+        let folded = local.snapshot().partitions;
+        let behind = |partition: &TopicPartition, given_up: &mut Arc<PartitionView>| {
+            folded.get(partition).is_none_or(|view| view.until < given_up.until)
+        };
+        self.write().given_up.retain(behind);
+    }
+
     /// The connection to `node` is gone.
     fn lose(&self, node: Uuid) {
         let mut remote = self.write();
@@ -255,6 +265,7 @@ pub(crate) async fn follow_nodes(
                 "cannot look for speed nodes"
             ),
         }
+        realtime.prune();
         stop.run_until_cancelled(tokio::time::sleep(NODES_EVERY)).await;
     }
 }

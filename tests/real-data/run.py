@@ -3,7 +3,9 @@
 
     python3 tests/real-data/run.py --data FOLDER --foldline target/release/foldline [PART ...]
 
-Parts: compare, kills, rubbish; all of them if none is named. Needs Python 3.11 and the package duckdb; `make real-data`
+Parts: compare, kills, rubbish; all of them if none is named. Over another log or store: --set log.kind=kafka
+--set log.brokers=... --set store.url=s3://bucket/{part} (kills needs the embedded log). --answers FOLDER keeps the answers
+of compare, to be compared with those of another log and store byte by byte. Needs Python 3.11 and the package duckdb; `make real-data`
 sees to both. Exit code 1 if anything differs; what differs is printed with the folder that shows it (kept then).
 """
 
@@ -219,7 +221,8 @@ class Foldline:
 
     started = []
 
-    def __init__(self, binary, folder):
+    def __init__(self, options, folder):
+        binary = options.foldline
         self.binary, self.folder, self.process, self.url = str(binary), folder, None, None
         Foldline.started.append(self)
         folder.mkdir(parents=True)
@@ -232,6 +235,16 @@ class Foldline:
             "FOLDLINE__SPEED__CUT_EVERY_MS": "1000",
             "FOLDLINE__BATCH__SCHEDULE": "",
         }
+        for setting in options.set:
+            key, _, value = setting.partition("=")
+            variable = "FOLDLINE__" + key.replace(".", "__").upper()
+            self.environment[variable] = value.replace("{part}", folder.name)
+        if self.environment.get("FOLDLINE__LOG__KIND") == "kafka":
+            # Brokers outlive an installation: topics of its own.
+            life = f"{random.randrange(1 << 32):08x}"
+            self.environment["FOLDLINE__LOG__PROGRESS_TOPIC"] = f"{life}-progress"
+            for file in (folder / "pipelines").rglob("*.sql"):
+                file.write_text(file.read_text().replace("topic = '", f"topic = '{life}-"))
 
     def start(self):
         # The port is the system's: its number is told in the file `address`.
@@ -405,7 +418,7 @@ def audit(foldline, findings, when, everything, total):
 
 
 def part_compare(options, everything, duck, folder, findings):
-    foldline = Foldline(options.foldline, folder)
+    foldline = Foldline(options, folder)
     foldline.start()
     total = sum(stream.rows + len(stream.cut_off) for stream in everything)
     globo = next(stream for stream in everything if stream.name == "globo")
@@ -446,6 +459,11 @@ def part_compare(options, everything, duck, folder, findings):
             findings.check(report["appended"] == 0 and report["already_imported"], f"imported again: {report}")
     batch("--full")
     compare(duck, foldline, findings, "after --full")
+    if options.answers:
+        options.answers.mkdir(parents=True, exist_ok=True)
+        for view in EXPECTED:
+            rows = foldline.query(f"SELECT * FROM {view}", "text/csv").splitlines(keepends=True)
+            (options.answers / f"{view}.csv").write_bytes(b"".join(rows[:1] + sorted(rows[1:])))
     began = time.monotonic()
     audit(foldline, findings, "after --full", everything, total)
     findings.figure(f"verify --all, audit, dead letters: {time.monotonic() - began:.1f} s")
@@ -495,7 +513,7 @@ def part_compare(options, everything, duck, folder, findings):
 
 
 def part_kills(options, everything, duck, folder, findings):
-    foldline = Foldline(options.foldline, folder)
+    foldline = Foldline(options, folder)
     foldline.start()
     total = sum(stream.rows + len(stream.cut_off) for stream in everything)
     chance = random.Random(options.seed)
@@ -549,7 +567,7 @@ def part_kills(options, everything, duck, folder, findings):
 
 
 def part_rubbish(options, everything, duck, folder, findings):
-    foldline = Foldline(options.foldline, folder)
+    foldline = Foldline(options, folder)
     foldline.start()
     good = '{"review_id":"%s","product_id":"P","star_rating":5,"helpful_votes":1,"review_date":"2026-03-01"}'
     names = iter(f"G{n}" for n in range(1000))
@@ -663,6 +681,8 @@ def main():
     parser.add_argument("--foldline", type=Path, default=REPOSITORY / "target/release/foldline")
     parser.add_argument("--rounds", type=int, default=10, help="imports that are killed [10]")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of the moments of kills")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting")
+    parser.add_argument("--answers", type=Path, help="folder for the answers of compare, as CSV")
     parser.add_argument("--globo-files", type=int, help="only so many files of globo")
     options = parser.parse_args()
     options.foldline = options.foldline.resolve()

@@ -6,4 +6,5 @@ mod floor;
 mod folding;
 mod restart;
 mod seam;
+mod wire;
 mod world;
