@@ -276,6 +276,15 @@ impl Settings {
         if let Some((key, _)) = positive.iter().find(|(_, holds)| !holds) {
             return Err(Failure::Usage(format!("setting \"{key}\" must be above zero")));
         }
+        let userinfo = |url: &str| {
+            url.split("://")
+                .nth(1)
+                .is_some_and(|rest| rest.split('/').next().unwrap_or_default().contains('@'))
+        };
+        if userinfo(&self.store.url) {
+            let help = "setting \"store.url\" may hold no name or password: credentials come from the environment";
+            return Err(Failure::Usage(help.into()));
+        }
         if self.log.kind == LogKind::Kafka && self.log.brokers.trim().is_empty() {
             let help = "setting \"log.brokers\" must name Kafka's brokers: \"host:port\", several with commas";
             return Err(Failure::Usage(help.into()));

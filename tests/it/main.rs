@@ -15,4 +15,5 @@ mod explain;
 mod installation;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod secrets;
 mod servers;
