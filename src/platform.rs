@@ -506,13 +506,12 @@ fn router(core: &Arc<Core>, roles: &[Role]) -> Router {
             Collector::new(Arc::clone(&core.log), streams).with_record_bytes_max(core.settings.log.record_bytes_max);
         router = router.merge(collect::http::router(collector));
     }
-    if roles.contains(&Role::Serve) {
-        router = router.merge(foldline_serving_layer::http::router(
-            Arc::clone(&core.serving),
-            core.report.clone(),
-        ));
-    }
-    router
+    let (serving, report) = (Arc::clone(&core.serving), core.report.clone());
+    router.merge(if roles.contains(&Role::Serve) {
+        foldline_serving_layer::http::router(serving, report)
+    } else {
+        foldline_serving_layer::http::router_without_views(serving, report)
+    })
 }
 
 async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {

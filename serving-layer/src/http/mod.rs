@@ -42,28 +42,56 @@ pub const RESERVED_PARAMETERS: &[&str] = &["select", "order", "limit", "offset",
 #[derive(Debug, Clone)]
 struct App {
     serving: Arc<Serving>,
+    /// Whether questions are answered here: the views of a process without that role are no concern of its own.
+    answers: bool,
     status: Arc<dyn StatusSource>,
     metrics: Arc<Metrics>,
 }
 
+impl App {
+    fn new(serving: Arc<Serving>, answers: bool, status: Arc<dyn StatusSource>) -> Self {
+        Self {
+            serving,
+            answers,
+            status,
+            metrics: Arc::new(Metrics::new()),
+        }
+    }
+
+    /// How the views stand that are answered here.
+    fn views(&self) -> Vec<ViewInfo> {
+        if self.answers {
+            views::describe(&self.serving)
+        } else {
+            Vec::new()
+        }
+    }
+}
+
 /// The routes of the serving role. Merge the collector's into them.
 pub fn router(serving: Arc<Serving>, status: Arc<dyn StatusSource>) -> Router {
-    let app = App {
-        serving,
-        status,
-        metrics: Arc::new(Metrics::new()),
-    };
-    Router::new()
+    let app = App::new(serving, true, status);
+    told()
         .route("/", get(page))
         .route("/v1/views", get(list_views))
         .route("/v1/views/{view}", get(read_view))
         .route("/v1/query", post(run_query))
+        .route("/openapi.json", get(openapi))
+        .with_state(app)
+}
+
+/// The routes of a process without the serving role: how it is.
+pub fn router_without_views(serving: Arc<Serving>, status: Arc<dyn StatusSource>) -> Router {
+    told().with_state(App::new(serving, false, status))
+}
+
+/// What every process tells about itself.
+fn told() -> Router<App> {
+    Router::new()
         .route("/v1/status", get(show_status))
         .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape))
-        .route("/openapi.json", get(openapi))
-        .with_state(app)
 }
 
 /// The description of the routes.
@@ -286,7 +314,7 @@ struct FullStatus {
 #[utoipa::path(get, path = "/v1/status", responses((status = 200, body = FullStatus)))]
 async fn show_status(State(app): State<App>) -> Json<FullStatus> {
     let status = app.status.status();
-    let views = views::describe(&app.serving);
+    let views = app.views();
     let reasons = reasons(&status, &views);
     Json(FullStatus {
         status,
@@ -325,7 +353,7 @@ struct Readiness {
     responses((status = 200, body = Readiness), (status = 503, body = Readiness))
 )]
 async fn ready(State(app): State<App>) -> Response {
-    let reasons = reasons(&app.status.status(), &views::describe(&app.serving));
+    let reasons = reasons(&app.status.status(), &app.views());
     let status = if reasons.is_empty() {
         StatusCode::OK
     } else {
@@ -342,7 +370,7 @@ async fn ready(State(app): State<App>) -> Response {
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String)))]
 async fn scrape(State(app): State<App>) -> Response {
     let status = app.status.status();
-    let views = views::describe(&app.serving);
+    let views = app.views();
     let text = app.metrics.encode(&status, app.status.counts(), &views);
     (
         [(
