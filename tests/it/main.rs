@@ -10,6 +10,7 @@ mod arrows;
 mod cli;
 mod crashes;
 mod explain;
+mod infra;
 mod installation;
 #[cfg(feature = "kafka")]
 mod kafka;
