@@ -49,10 +49,10 @@ struct App {
 }
 
 impl App {
-    fn new(serving: Arc<Serving>, answers: bool, status: Arc<dyn StatusSource>) -> Self {
+    fn new(serving: Arc<Serving>, status: Arc<dyn StatusSource>) -> Self {
         Self {
             serving,
-            answers,
+            answers: true,
             status,
             metrics: Arc::new(Metrics::new()),
         }
@@ -70,7 +70,7 @@ impl App {
 
 /// The routes of the serving role. Merge the collector's into them.
 pub fn router(serving: Arc<Serving>, status: Arc<dyn StatusSource>) -> Router {
-    let app = App::new(serving, true, status);
+    let app = App::new(serving, status);
     told()
         .route("/", get(page))
         .route("/v1/views", get(list_views))
@@ -82,7 +82,10 @@ pub fn router(serving: Arc<Serving>, status: Arc<dyn StatusSource>) -> Router {
 
 /// The routes of a process without the serving role: how it is.
 pub fn router_without_views(serving: Arc<Serving>, status: Arc<dyn StatusSource>) -> Router {
-    told().with_state(App::new(serving, false, status))
+    told().with_state(App {
+        answers: false,
+        ..App::new(serving, status)
+    })
 }
 
 /// What every process tells about itself.
