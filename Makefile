@@ -11,7 +11,7 @@ test:
 	cargo test --workspace
 
 # The tests of real servers, which this starts and ends by their pids: Apache Kafka (a JDK 17 and Maven), an S3 server and
-# one of Google Cloud Storage (Go).
+# one of Google Cloud Storage (Go). infra/services/fetch.sh gets what they are made of beforehand.
 test-services:
 	infra/services/with-kafka.sh infra/services/with-stores.sh \
 		cargo test --workspace --test it -- kafka servers --nocapture

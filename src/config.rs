@@ -30,12 +30,25 @@ const SECRET_WORDS: [&str; 8] = [
 /// Under this, keys of librdkafka are passed on as they are.
 const PASSED_ON: &str = "log.kafka.";
 
+/// The bound of everything, and the sixteenths of it that budgets get. What is left is for the process itself.
+const MEMORY: &str = "memory_bytes";
+const MEMORY_SHARES: [(&str, u64); 4] = [
+    ("archive.memory_bytes", 3),
+    ("speed.memory_bytes", 6),
+    ("serve.query_memory_bytes", 2),
+    ("serve.batch_cache_bytes", 2),
+];
+
 /// Every setting.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
     /// Folder that holds the log, the archive, generations and checkpoints. Default `./foldline-data`.
     pub(crate) data_dir: PathBuf,
+    /// What the process may hold in memory: 13 sixteenths are shared out among those of `archive.memory_bytes`,
+    /// `speed.memory_bytes`, `serve.query_memory_bytes` and `serve.batch_cache_bytes` that are not set; 0: each has its
+    /// own default. Default 0.
+    pub(crate) memory_bytes: usize,
     /// Folder of pipelines: each sub-folder is one. Default `./sql/pipelines`.
     pub(crate) pipelines: PathBuf,
     /// The HTTP side.
@@ -194,6 +207,7 @@ impl Default for Settings {
         const MIB: usize = 1 << 20;
         Self {
             data_dir: "./foldline-data".into(),
+            memory_bytes: 0,
             pipelines: "./sql/pipelines".into(),
             http: Http {
                 listen: "127.0.0.1:8080".into(),
@@ -354,6 +368,7 @@ fn merge(file: Option<&Path>, environment: Environment, flags: &[FlagValue]) -> 
         merged.insert(key, (value, origin));
     }
 
+    share_memory(&mut merged)?;
     let mut builder = config::Config::builder();
     let mut passed_on = PassedOn::default();
     for (key, (value, _)) in &merged {
@@ -377,6 +392,19 @@ fn merge(file: Option<&Path>, environment: Environment, flags: &[FlagValue]) -> 
         })
         .collect();
     Ok(Merged { settings, origins })
+}
+
+/// Budgets that nobody set are shares of `memory_bytes`, where that is set.
+fn share_memory(merged: &mut BTreeMap<String, (Value, String)>) -> anyhow::Result<()> {
+    let (all, _) = &merged[MEMORY];
+    let does_not_fit = |error| Failure::Usage(format!("the configuration does not fit: {error}"));
+    let all = all.clone().into_uint().map_err(does_not_fit)?;
+    for (key, sixteenths) in MEMORY_SHARES.into_iter().filter(|_| all > 0) {
+        if let Some(budget) = merged.get_mut(key).filter(|(_, origin)| origin == DEFAULT) {
+            *budget = (Value::from(all / 16 * sixteenths), MEMORY.to_owned());
+        }
+    }
+    Ok(())
 }
 
 /// What overrides the defaults, weakest first: (key, value, origin).
@@ -525,6 +553,33 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert_eq!(error, "setting \"speed.cut_every_ms\" must be above zero");
+    }
+
+    #[test]
+    fn one_setting_bounds_the_memory_of_all_that_is_not_set() {
+        let variables = [
+            ("FOLDLINE__MEMORY_BYTES", "1600"),
+            ("FOLDLINE__SPEED__MEMORY_BYTES", "7"),
+        ];
+        let merged = merge(None, environment(&variables), &[]).unwrap();
+        let settings = &merged.settings;
+        assert_eq!((settings.archive.memory_bytes, settings.speed.memory_bytes), (300, 7));
+        assert_eq!(
+            (settings.serve.query_memory_bytes, settings.serve.batch_cache_bytes),
+            (200, 200)
+        );
+        let origin = |key: &str| {
+            merged
+                .origins
+                .iter()
+                .find(|origin| origin.key == key)
+                .unwrap()
+                .origin
+                .clone()
+        };
+        assert_eq!(origin("archive.memory_bytes"), "memory_bytes");
+        let error = merge(None, environment(&[("FOLDLINE__MEMORY_BYTES", "-1")]), &[]).unwrap_err();
+        assert!(error.to_string().contains("does not fit"), "{error}");
     }
 
     #[test]

@@ -99,6 +99,16 @@ fn speed(counts: &mut Vec<Count>, status: &PartitionStatus) {
             "Folded rows that repeat a unique key",
             counters.duplicates,
         ),
+        (
+            "speed_dead_letters",
+            "Malformed records that were passed over",
+            counters.dead_letters,
+        ),
+        (
+            "speed_nulled_values",
+            "Folded values that became NULL because they did not fit their column",
+            counters.nulled,
+        ),
         ("speed_checkpoints", "Checkpoints written", counters.checkpoints),
     ] {
         let labels = vec![

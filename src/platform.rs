@@ -195,6 +195,14 @@ impl Platform {
             // A command alone does its work by itself: it takes nobody's partitions.
             name if !name.is_empty() && start.stays => {
                 let advertised = Some(&settings.cluster.advertise).filter(|url| !url.is_empty());
+                if advertised.is_none() && listener.local_addr()?.ip().is_unspecified() {
+                    let listen = &start.listen;
+                    return Err(Failure::Usage(format!(
+                        "it listens on {listen}, which is no address to be reached at: set cluster.advertise to \
+                         http://host:port, as other processes reach this one"
+                    ))
+                    .into());
+                }
                 let (data_dir, url) = (&settings.data_dir, advertised.unwrap_or(&url).clone());
                 let store = Arc::clone(&store);
                 Some(Cluster::new(name, data_dir, url, &start.roles, instance, store)?)
@@ -569,7 +577,7 @@ fn router(core: &Arc<Core>, roles: &[Role], stop: &CancellationToken) -> Router 
             core.report.clone(),
         ));
     } else {
-        let status = foldline_serving_layer::http::operations_router(Arc::clone(&core.serving), core.report.clone());
+        let status = foldline_serving_layer::http::router_without_views(Arc::clone(&core.serving), core.report.clone());
         router = router.merge(status);
     }
     if let (Some(speed), Some(_)) = (&core.speed, &core.cluster) {

@@ -168,6 +168,7 @@ fn streams(core: &Core, seen: &Seen) -> Vec<StreamStatus> {
         .as_ref()
         .map(|archiver| archiver.positions())
         .unwrap_or_default();
+    let current = core.generations.current();
     let folded: BTreeMap<TopicPartition, _> = core
         .speed
         .iter()
@@ -205,6 +206,10 @@ fn streams(core: &Core, seen: &Seen) -> Vec<StreamStatus> {
             earliest: span.map_or(0, |span| span.earliest.0),
             end,
             archived_until: archived.map(|position| position.until.0),
+            cut: current
+                .as_ref()
+                .and_then(|current| current.cut.of(&partition))
+                .map(|cut| cut.next.0),
             archived_to: archived_to.and_then(rfc3339_millis),
             archive_stopped: archived.and_then(|position| position.stopped.clone()),
             retention_used: waits_ms.zip(keeps_ms).map(|(waits, keeps)| waits as f64 / keeps as f64),

@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # Runs a command with an Apache Kafka of its own: with-kafka.sh COMMAND...
 # The command finds its address in FOLDLINE_TEST_KAFKA, and in FOLDLINE_TEST_KAFKA_LIB the jars, to start more. The
-# jars stay in target/services; everything else goes when the command has ended.
+# jars stay where kafka.sh keeps them; everything else goes when the command has ended.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-root=$(cd "$here/../.." && pwd)
-export KAFKA_LIB=${KAFKA_LIB:-$root/target/services/kafka-lib}
-mkdir -p "$KAFKA_LIB"
+KAFKA_LIB=$("$here/kafka.sh" lib)
+export KAFKA_LIB
 dir=$(mktemp -d)
 port=${KAFKA_PORT:-19392}
 

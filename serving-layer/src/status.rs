@@ -69,6 +69,8 @@ pub struct PartitionStatus {
     pub end: u64,
     /// Next offset to archive.
     pub archived_until: Option<u64>,
+    /// Next offset behind what the current generation covers.
+    pub cut: Option<u64>,
     /// Every record before this is archived.
     pub archived_to: Option<String>,
     /// Why the archive stands still, if it does.

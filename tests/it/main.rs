@@ -12,8 +12,10 @@ mod cli;
 mod cluster;
 mod crashes;
 mod explain;
+mod infra;
 mod installation;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod memory;
 mod secrets;
 mod servers;

@@ -45,7 +45,7 @@ fn loudly(folder: &Folder, arguments: &[&str]) -> Command {
 fn secrets_of_stores_that_are_away_or_refuse_them_are_not_told() {
     for store in ["s3://bucket/x", "gs://bucket/x", "az://container/x"] {
         let folder = Folder::on_store(store, &planted());
-        for arguments in [&["status"][..], &["config"], &["batch", "run"], &["run"]] {
+        for arguments in [&["status"][..], &["config"], &["run"]] {
             let output = loudly(&folder, arguments).output().unwrap();
             let said = text(&output.stdout) + &text(&output.stderr);
             assert_hushed(&said, &format!("{store} {arguments:?}"));

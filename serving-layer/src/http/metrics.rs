@@ -135,14 +135,42 @@ fn gauges(status: &Status, views: &[ViewInfo]) -> Registry {
             freshness.get_or_create(&labels).set(seconds);
         }
     }
-    let memory = shown.gauge("memory_bytes", "Bytes held, by holder");
-    for holder in &status.memory {
-        let labels = vec![("holder", holder.name.clone())];
-        memory.get_or_create(&labels).set(holder.bytes as f64);
-    }
+    memory(&mut shown, status);
+    batch(&mut shown, status);
     let reasons = status.reasons().len() + views.iter().filter(|view| view.state == BROKEN).count();
     shown.number("problems", "Reasons for not being ready", reasons as f64);
     shown.registry
+}
+
+fn memory(shown: &mut Shown, status: &Status) {
+    let held = shown.gauge("memory_bytes", "Bytes held, by holder");
+    let bound = shown.gauge("memory_bytes_max", "Bytes that a holder may hold, where it has a bound");
+    for holder in &status.memory {
+        let labels = vec![("holder", holder.name.clone())];
+        held.get_or_create(&labels).set(holder.bytes as f64);
+        if let Some(bytes) = holder.bytes_max {
+            bound.get_or_create(&labels).set(bytes as f64);
+        }
+    }
+}
+
+/// Only where batch runs are this process's: elsewhere nothing is known of them.
+fn batch(shown: &mut Shown, status: &Status) {
+    let batch = &status.batch;
+    if batch.next_run.is_none() && batch.running.is_none() && batch.last_run.is_none() {
+        return;
+    }
+    let flag = |on: bool| f64::from(u8::from(on));
+    shown.number(
+        "batch_running",
+        "1 while a batch run is under way",
+        flag(batch.running.is_some()),
+    );
+    shown.number(
+        "batch_complaint",
+        "1 where the last batch run failed or left a view out",
+        flag(batch.last_error.is_some()),
+    );
 }
 
 fn count(registry: &mut Registry, counts: Vec<Count>) {
@@ -163,6 +191,7 @@ fn partitions(shown: &mut Shown, status: &Status) {
     let lag_seconds = shown.gauge("lag_seconds", "Seconds since the time up to which everything is folded");
     let folded = shown.gauge("speed_until_offset", "Next offset to fold");
     let archived = shown.gauge("archived_until_offset", "Next offset to archive");
+    let cut = shown.gauge("cut_offset", "Next offset behind what the current generation covers");
     let events = shown.gauge("speed_events", "Events folded since the start");
     let bytes = shown.gauge("speed_bytes", "Bytes that the partials of a partition hold");
     let segments = shown.gauge("speed_segments", "Segments of a partition");
@@ -191,6 +220,7 @@ fn partitions(shown: &mut Shown, status: &Status) {
             set(&lag_seconds, partition.lag_seconds);
             set(&folded, partition.speed_until.map(|until| until as f64));
             set(&archived, partition.archived_until.map(|until| until as f64));
+            set(&cut, partition.cut.map(|cut| cut as f64));
             set(&events, partition.events.map(|events| events as f64));
             set(&bytes, partition.bytes.map(|bytes| bytes as f64));
             set(&retention, partition.retention_used);

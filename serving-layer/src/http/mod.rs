@@ -79,7 +79,7 @@ pub fn router(serving: Arc<Serving>, status: Arc<dyn StatusSource>) -> Router {
 }
 
 /// The routes of a process that answers nothing: status, health, readiness, metrics.
-pub fn operations_router(serving: Arc<Serving>, status: Arc<dyn StatusSource>) -> Router {
+pub fn router_without_views(serving: Arc<Serving>, status: Arc<dyn StatusSource>) -> Router {
     operations().with_state(App::new(serving, status, false))
 }
 

@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use std::sync::{Arc, Mutex};
 
-use foldline_serving_layer::status::{GenerationStatus, PartitionStatus, StreamStatus};
+use foldline_serving_layer::status::{GenerationStatus, MemoryStatus, PartitionStatus, StreamStatus};
 use foldline_serving_layer::{Count, Status, StatusSource};
 use object_store::ObjectStoreExt;
 use serde_json::Value;
@@ -40,13 +40,10 @@ impl Server {
     async fn start(platform: Platform) -> Self {
         let status = Arc::new(Shown::default());
         let router = foldline_serving_layer::http::router(Arc::new(platform.serving.clone()), status.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, router).await });
         Self {
             platform,
             status,
-            address,
+            address: listen(router).await,
             client: reqwest::Client::new(),
         }
     }
@@ -79,6 +76,14 @@ impl Server {
         let response = request.header("content-type", "application/json").send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     }
+}
+
+/// Serves `router`, and says where.
+async fn listen(router: axum::Router) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
 }
 
 #[tokio::test]
@@ -307,6 +312,21 @@ async fn readiness_follows_the_seam() {
         .await;
     let (status, text) = server.get("/readyz").await;
     assert!(status == 503 && text.contains("events/0: batch ends at 30"), "{text}");
+
+    // No concern of a process that answers nothing.
+    let serving = Arc::new(server.platform.serving.clone());
+    let without = foldline_serving_layer::http::router_without_views(serving, server.status.clone());
+    let address = listen(without).await;
+    for (path, expected) in [
+        ("/readyz", 200),
+        ("/healthz", 200),
+        ("/v1/status", 200),
+        ("/metrics", 200),
+        ("/v1/views", 404),
+    ] {
+        let response = server.client.get(format!("{address}{path}")).send().await.unwrap();
+        assert_eq!(response.status().as_u16(), expected, "{path}");
+    }
     let (status, text) = server.get("/v1/views/users").await;
     assert!(
         status == 503 && text.contains("urn:foldline:problem:open-seam"),
@@ -386,6 +406,16 @@ async fn the_rest_answers() {
         assert!(described["paths"][path].is_object(), "{path}");
     }
     server.get("/v1/views/users").await;
+    {
+        let mut status = server.status.0.lock().unwrap();
+        status.memory = vec![MemoryStatus {
+            name: "speed".to_owned(),
+            bytes: 5,
+            bytes_max: Some(10),
+        }];
+        status.batch.last_run = Some("2024-01-12T00:00:00Z".to_owned());
+        status.batch.last_error = Some("the store is away".to_owned());
+    }
     let (_, text) = server.get("/metrics").await;
     for line in [
         "foldline_questions_total{way=\"view\",outcome=\"answered\"} 1",
@@ -393,6 +423,10 @@ async fn the_rest_answers() {
         "foldline_generation 1.0",
         "foldline_freshness_seconds{view=\"users\"} 1.5",
         "foldline_problems 0.0",
+        "foldline_memory_bytes{holder=\"speed\"} 5.0",
+        "foldline_memory_bytes_max{holder=\"speed\"} 10.0",
+        "foldline_batch_running 0.0",
+        "foldline_batch_complaint 1.0",
         "# TYPE foldline_archive_rolls counter",
         "foldline_archive_rolls_total{reason=\"age\"} 2.0",
         "foldline_archive_rolls_total{reason=\"size\"} 3.0",
