@@ -32,9 +32,10 @@ const PASSED_ON: &str = "log.kafka.";
 
 /// The bound of everything, and the sixteenths of it that budgets get. What is left is for the process itself.
 const MEMORY: &str = "memory_bytes";
-const MEMORY_SHARES: [(&str, u64); 4] = [
-    ("archive.memory_bytes", 3),
-    ("speed.memory_bytes", 6),
+const MEMORY_SHARES: [(&str, u64); 5] = [
+    ("archive.memory_bytes", 2),
+    ("batch.memory_bytes", 2),
+    ("speed.memory_bytes", 4),
     ("serve.query_memory_bytes", 2),
     ("serve.batch_cache_bytes", 2),
 ];
@@ -45,8 +46,8 @@ const MEMORY_SHARES: [(&str, u64); 4] = [
 pub(crate) struct Settings {
     /// Folder that holds the log, the archive, generations and checkpoints. Default `./foldline-data`.
     pub(crate) data_dir: PathBuf,
-    /// What the process may hold in memory: 13 sixteenths are shared out among those of `archive.memory_bytes`,
-    /// `speed.memory_bytes`, `serve.query_memory_bytes` and `serve.batch_cache_bytes` that are not set; 0: each has its
+    /// What the process may hold in memory: 12 sixteenths are shared out among those of `archive.memory_bytes`,
+    /// `batch.memory_bytes`, `speed.memory_bytes`, `serve.query_memory_bytes` and `serve.batch_cache_bytes` that are not set; 0: each has its
     /// own default. Default 0.
     pub(crate) memory_bytes: usize,
     /// Folder of pipelines: each sub-folder is one. Default `./sql/pipelines`.
@@ -174,6 +175,8 @@ pub(crate) struct Batch {
     pub(crate) timezone: String,
     /// This many generations stay stored, besides pinned ones. Default 7.
     pub(crate) keep: usize,
+    /// Bytes of the partials that a run gathers; beyond it they go to the store and come back. Default 1 GiB.
+    pub(crate) memory_bytes: usize,
 }
 
 /// `speed`
@@ -244,6 +247,7 @@ impl Default for Settings {
                 schedule: "0 0 3 * * *".into(),
                 timezone: "UTC".into(),
                 keep: 7,
+                memory_bytes: 1024 * MIB,
             },
             speed: Speed {
                 cut_every_ms: 10_000,
@@ -284,6 +288,7 @@ impl Settings {
             ("log.record_bytes_max", self.log.record_bytes_max > 0),
             ("log.fetch_bytes", self.log.fetch_bytes > 0),
             ("batch.keep", self.batch.keep > 0),
+            ("batch.memory_bytes", self.batch.memory_bytes > 0),
             ("serve.longest_query_ms", self.serve.longest_query_ms > 0),
             ("serve.query_memory_bytes", self.serve.query_memory_bytes > 0),
         ];
@@ -563,7 +568,7 @@ mod tests {
         ];
         let merged = merge(None, environment(&variables), &[]).unwrap();
         let settings = &merged.settings;
-        assert_eq!((settings.archive.memory_bytes, settings.speed.memory_bytes), (300, 7));
+        assert_eq!((settings.archive.memory_bytes, settings.speed.memory_bytes), (200, 7));
         assert_eq!(
             (settings.serve.query_memory_bytes, settings.serve.batch_cache_bytes),
             (200, 200)

@@ -360,7 +360,8 @@ impl Building {
             archive.clone(),
             generations.clone(),
             Arc::clone(&self.clock),
-        );
+        )
+        .bounded(settings.batch.memory_bytes);
         let shared = self.cluster.is_some() && self.roles.contains(&Role::Serve);
         let shared = shared.then(|| Arc::new(Realtime::new(speed.clone())));
         let realtime: Arc<dyn RealtimeStore> = match (&shared, &speed) {

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! `plan` decides what is read for which view, `accumulate` folds and merges while rows stream by, and this file ties
-//! them together and publishes. What a run holds in memory is the partials of the dates that it touches, a few times
-//! over at most (`accumulate`), and a bounded number of row batches.
+//! them together and publishes. What a run holds in memory is bounded: beyond a budget the partials of the largest dates go
+//! to the store, and come back when their date is merged. A date of a view is merged whole, so that much is held in any
+//! case.
 
 mod accumulate;
 mod plan;
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use foldline_event_log::{Clock, Tick, Topic};
 use foldline_sql::{Catalog, Fold, FoldError, Partial};
 use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -100,6 +102,9 @@ const UNIT_ROWS: u64 = 131_072;
 /// Rows of one date that are folded at once.
 const FOLD_ROWS: usize = 65_536;
 
+/// What a run gathers in memory unless told otherwise.
+const MEMORY_BYTES: usize = 1 << 30;
+
 /// Recomputes the views of a catalog.
 #[derive(Debug, Clone)]
 pub struct Recompute {
@@ -109,6 +114,7 @@ pub struct Recompute {
     clock: Arc<dyn Clock>,
     unit_rows: u64,
     fold_rows: usize,
+    memory_bytes: usize,
 }
 
 /// A run under way.
@@ -131,7 +137,13 @@ impl Recompute {
             clock,
             unit_rows: UNIT_ROWS,
             fold_rows: FOLD_ROWS,
+            memory_bytes: MEMORY_BYTES,
         }
+    }
+
+    /// The partials that a run gathers hold about this many bytes at most, before it puts some into the store.
+    pub fn bounded(self, memory_bytes: usize) -> Self {
+        Self { memory_bytes, ..self }
     }
 
     /// Reads in units of at least `unit_rows` rows, as many at the same time as there are cores, and folds `fold_rows`
@@ -277,11 +289,31 @@ impl Run<'_> {
             buffer.push(date, batch);
             while let Some((date, batches)) = buffer.take_full(self.recompute.fold_rows) {
                 accumulator.fold(&pass.jobs, date, batches).await?;
+                self.spill(accumulator).await?;
             }
             advance(count);
         }
         for (date, batches) in buffer.take_rest() {
             accumulator.fold(&pass.jobs, date, batches).await?;
+            self.spill(accumulator).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts into the store what is too much for memory.
+    async fn spill(&self, accumulator: &Accumulator) -> Result<(), RecomputeError> {
+        for ((index, date), partials) in accumulator.take_beyond(self.recompute.memory_bytes) {
+            if accumulator.all_failed(&[index]) {
+                continue;
+            }
+            match self
+                .store_merged(&self.plan.jobs[index], date, partials, Uuid::new_v4())
+                .await?
+            {
+                Ok(Some(file)) => accumulator.spilled((index, date), file),
+                Ok(None) => {}
+                Err(error) => accumulator.fail(index, error),
+            }
         }
         Ok(())
     }
@@ -297,15 +329,17 @@ impl Run<'_> {
             .iter()
             .map(|job| job.previous.iter().map(|file| (file.date, file.clone())).collect())
             .collect();
+        let mut spilled = Vec::new();
         let changed: Vec<_> = accumulator
-            .take_partials()
-            .map(|((index, date), partials)| {
-                let previous = dates[index].get(&date).cloned();
+            .take_rest()
+            .map(|((index, date), (partials, mut stored))| {
+                spilled.extend(stored.iter().map(|file| Path::from(file.path.as_str())));
+                stored.extend(dates[index].get(&date).cloned());
                 async move {
                     if accumulator.all_failed(&[index]) {
                         return Ok((index, date, None));
                     }
-                    let written = self.write_date(&jobs[index], date, previous, partials).await?;
+                    let written = self.write_date(&jobs[index], date, stored, partials).await?;
                     let file = written.unwrap_or_else(|error| {
                         accumulator.fail(index, error);
                         None
@@ -320,6 +354,11 @@ impl Run<'_> {
                 Some(file) => dates[index].insert(date, file),
                 None => dates[index].remove(&date),
             };
+        }
+        drop(written);
+        for path in spilled {
+            // Where this fails the garbage collector does it: no generation names them.
+            drop(self.recompute.generations.store().delete(&path).await);
         }
         let (mut views, mut failed) = (BTreeMap::new(), BTreeMap::new());
         let mut failures = accumulator.take_failed();
@@ -344,18 +383,30 @@ impl Run<'_> {
         Ok((views, failed))
     }
 
-    /// `None` when no key is left. The inner error is the view's own.
+    /// Merges `partials` with those in `stored`: what went to the store in this run, and the previous generation's. `None`
+    /// when no key is left. The inner error is the view's own.
     async fn write_date(
         &self,
         job: &Job,
         date: chrono::NaiveDate,
-        previous: Option<DatePartial>,
+        stored: Vec<DatePartial>,
         mut partials: Vec<Partial>,
     ) -> Result<Result<Option<DatePartial>, FoldError>, RecomputeError> {
         let store = self.recompute.generations.store().as_ref();
-        if let Some(previous) = &previous {
-            partials.push(generations::load_partial(store, previous, &job.fold).await?);
+        for file in &stored {
+            partials.push(generations::load_partial(store, file, &job.fold).await?);
         }
+        self.store_merged(job, date, partials, self.attempt).await
+    }
+
+    async fn store_merged(
+        &self,
+        job: &Job,
+        date: chrono::NaiveDate,
+        partials: Vec<Partial>,
+        attempt: Uuid,
+    ) -> Result<Result<Option<DatePartial>, FoldError>, RecomputeError> {
+        let store = self.recompute.generations.store().as_ref();
         let (keys, bytes, crc32) = match merge_and_encode(Arc::clone(&job.fold), partials).await? {
             Ok(merged) if merged.0 > 0 => merged,
             Ok(_) => return Ok(Ok(None)),
@@ -363,7 +414,7 @@ impl Run<'_> {
         };
         let path = Path::from(format!(
             "{}/{}/date={date}/{:020}-{}{EXTENSION}",
-            VIEWS_FOLDER, job.view.id, self.number.0, self.attempt
+            VIEWS_FOLDER, job.view.id, self.number.0, attempt
         ));
         let size = bytes.len() as u64;
         crate::store::put_own(store, &path, bytes)

@@ -14,6 +14,7 @@ use chrono::NaiveDate;
 use foldline_sql::{Fold, FoldError, Partial};
 
 use super::{RecomputeError, beside};
+use crate::DatePartial;
 
 /// All dates of a unit together gather at most this many bytes; beyond it the largest is folded early.
 const GATHERED_BYTES_MAX: usize = 32 << 20;
@@ -64,11 +65,24 @@ impl DateBuffer {
 /// View (its position among the folds) and event date.
 type Place = (usize, NaiveDate);
 
+/// What there is of each view and date.
+#[derive(Debug, Default)]
+struct Runs {
+    held: HashMap<Place, Vec<Partial>>,
+    /// Of those held.
+    bytes: usize,
+    /// What went to the store meanwhile.
+    spilled: BTreeMap<Place, Vec<DatePartial>>,
+}
+
+/// What is to be merged for a view and date at the end: from memory, and from the store.
+pub(super) type Rest = (Place, (Vec<Partial>, Vec<DatePartial>));
+
 /// Partials of all views and dates of a run.
 #[derive(Debug)]
 pub(super) struct Accumulator {
     folds: Vec<Arc<Fold>>,
-    runs: Mutex<HashMap<Place, Vec<Partial>>>,
+    runs: Mutex<Runs>,
     /// Why folds failed, by their position: a row that one view's SQL cannot take holds up no other view.
     failed: Mutex<BTreeMap<usize, FoldError>>,
 }
@@ -147,10 +161,48 @@ impl Accumulator {
     }
 
     /// What there is for each view and date, to be merged once more.
-    pub(super) fn take_partials(&self) -> impl Iterator<Item = (Place, Vec<Partial>)> + use<> {
-        let runs = std::mem::take(&mut *self.runs.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(super) fn take_rest(&self) -> impl Iterator<Item = Rest> + use<> {
+        let Runs { held, mut spilled, .. } = std::mem::take(&mut *self.runs());
         // In order, so that a run stores its files in an order that can be repeated.
-        runs.into_iter().collect::<BTreeMap<_, _>>().into_iter()
+        let mut rest: BTreeMap<Place, _> = BTreeMap::new();
+        for (place, partials) in held {
+            rest.insert(place, (partials, spilled.remove(&place).unwrap_or_default()));
+        }
+        rest.extend(spilled.into_iter().map(|(place, files)| (place, (Vec::new(), files))));
+        rest.into_iter()
+    }
+
+    /// The largest of what is held, to go to the store, where more than `bytes_max` is held: as much as leaves half of
+    /// that.
+    pub(super) fn take_beyond(&self, bytes_max: usize) -> Vec<(Place, Vec<Partial>)> {
+        let mut runs = self.runs();
+        if runs.bytes <= bytes_max {
+            return Vec::new();
+        }
+        let weight = |partials: &Vec<Partial>| partials.iter().map(Partial::bytes).sum::<usize>();
+        let mut largest: Vec<(usize, Place)> = runs
+            .held
+            .iter()
+            .map(|(place, partials)| (weight(partials), *place))
+            .collect();
+        largest.sort_unstable();
+        let mut taken = Vec::new();
+        while runs.bytes > bytes_max / 2
+            && let Some((bytes, place)) = largest.pop()
+        {
+            runs.bytes -= bytes;
+            taken.extend(runs.held.remove(&place).map(|partials| (place, partials)));
+        }
+        taken
+    }
+
+    /// Notes that `file` holds some of `place`.
+    pub(super) fn spilled(&self, place: Place, file: DatePartial) {
+        self.runs().spilled.entry(place).or_default().push(file);
+    }
+
+    fn runs(&self) -> MutexGuard<'_, Runs> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn add(&self, place: Place, mut partial: Partial) -> Result<Result<(), FoldError>, RecomputeError> {
@@ -170,16 +222,19 @@ impl Accumulator {
     /// Keeps `partial`, or hands it back together with enough runs of its size to be merged. Merging happens outside
     /// of the lock; what others add meanwhile finds the remaining runs.
     fn push_or_take_alike(&self, place: Place, partial: &Partial) -> Option<Vec<Partial>> {
-        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-        let runs = runs.entry(place).or_default();
+        let mut all = self.runs();
+        let all = &mut *all;
+        let runs = all.held.entry(place).or_default();
         let alike = |run: &Partial| run.keys() <= partial.keys().saturating_mul(2);
         let partial = partial.clone();
         if runs.iter().filter(|run| alike(run)).count() + 1 < FAN_IN {
+            all.bytes += partial.bytes();
             runs.push(partial);
             return None;
         }
         let (mut taken, kept): (Vec<_>, Vec<_>) = runs.drain(..).partition(alike);
         *runs = kept;
+        all.bytes -= taken.iter().map(Partial::bytes).sum::<usize>();
         taken.push(partial);
         Some(taken)
     }

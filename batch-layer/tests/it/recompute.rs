@@ -1,11 +1,13 @@
 //! Runs: incremental equals full equals plain SQL, whatever the cuts; races, crashes and damage.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Barrier};
 
 use foldline_batch_layer::{GenerationError, RecomputeError, RunKind};
 use foldline_event_log::{Tick, Topic};
+use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
@@ -70,6 +72,42 @@ async fn many_rows_are_folded_in_pieces_and_every_row_counts_once() {
         assert_eq!(done, total);
         assert!(report.rows <= total && report.rows > 4_000 && report.files > 0);
     }
+}
+
+#[tokio::test]
+async fn what_is_too_much_for_memory_goes_to_the_store_and_comes_back() {
+    let world = World::filled(4, 6_000).await;
+    let middle = Tick(world.end_tick().0 / 2 / CUT_EVERY_MS * CUT_EVERY_MS);
+    let topics = [(topic(), everything_is_complete())];
+    let run = async |kind, tick, memory_bytes| {
+        let recompute = world.recompute().sized(1_000, 100).bounded(memory_bytes);
+        recompute.run(kind, tick, &topics, &|_, _| ()).await.unwrap().generation
+    };
+    run(RunKind::Incremental, middle, 1).await;
+    let spilling = run(RunKind::Incremental, world.end_tick(), 20_000).await;
+    world.agrees(&spilling).await;
+    let full = run(RunKind::Full, world.end_tick(), 1).await;
+    world.agrees(&full).await;
+    let whole = run(RunKind::Full, world.end_tick(), usize::MAX).await;
+    for view in world.catalog.views() {
+        let one = world.finished(&world.generations, &full, view).await.unwrap();
+        let other = world.finished(&world.generations, &whole, view).await.unwrap();
+        assert_eq!(one, other, "{}", view.name);
+    }
+    // Nothing is left of what was put aside.
+    let stored: Vec<_> = world
+        .store
+        .list(Some(&Path::from("views")))
+        .try_collect()
+        .await
+        .unwrap();
+    let stored: BTreeSet<String> = stored.iter().map(|file| file.location.to_string()).collect();
+    let generations = world.generations.list().await.unwrap();
+    let named: BTreeSet<String> = generations
+        .iter()
+        .flat_map(|(generation, _)| files_of(generation))
+        .collect();
+    assert_eq!(stored, named);
 }
 
 #[tokio::test]
