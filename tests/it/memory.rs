@@ -4,13 +4,13 @@ use std::io::Write;
 
 use crate::installation::{Folder, Running};
 
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 const PARTITIONS: u32 = 16;
 const DATES: u32 = 400;
 const ROWS: u32 = 100_000;
 
 /// The most that the process ever held, as the system counts.
-fn held_at_most(running: &Running) -> u64 {
+pub(crate) fn held_at_most(running: &Running) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024

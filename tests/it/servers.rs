@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 use crate::cli::text;
 use crate::crashes::{Dice, kill_and_verify};
 use crate::installation::Folder;
+use crate::memory::{MIB, held_at_most};
 
 /// A folder of its own in each bucket.
 fn stores() -> Vec<String> {
@@ -97,6 +99,83 @@ fn servers_that_are_away_are_named_and_waited_for() {
         let told = text(&refused.stderr);
         assert_eq!(refused.status.code(), Some(3), "{told}");
         assert!(told.contains(&store), "{told}");
+    }
+}
+
+/// Of the status of the foldline in `folder`: records that are not archived yet.
+fn not_archived(folder: &Folder) -> u64 {
+    let status = folder.ok(&["status", "--format", "json"]);
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let partitions = status["streams"][0]["partitions"].as_array().unwrap();
+    let behind = |partition: &serde_json::Value| {
+        partition["end"].as_u64().unwrap() - partition["archived_until"].as_u64().unwrap_or(0)
+    };
+    partitions.iter().map(behind).sum()
+}
+
+/// For ten minutes and at the rate of `FOLDLINE_RATE` with `FOLDLINE_SOAK`.
+#[test]
+fn servers_that_are_away_for_long_do_not_fill_the_memory() {
+    let soak = std::env::var_os("FOLDLINE_SOAK").is_some();
+    let rate = std::env::var("FOLDLINE_RATE").ok().and_then(|rate| rate.parse().ok());
+    let rate: u64 = rate.unwrap_or(2_000);
+    let away = Duration::from_secs(if soak { 600 } else { 12 });
+    for store in stores() {
+        let Some(proxy) = Proxy::before(&store) else { continue };
+        let folder = Folder::on_store(&store, &[proxy.variable()]);
+        folder.set(&format!(
+            "memory_bytes = {}\n[archive]\nroll_age_ms = 1000\n[speed]\ncut_every_ms = 1000\n[batch]\nschedule = \"\"\n",
+            512 * MIB
+        ));
+        let rows = rate * (away.as_secs() * 2 + 20);
+        let file = std::fs::File::create(folder.path().join("visits.ndjson")).unwrap();
+        let mut file = std::io::BufWriter::new(file);
+        let padding = "x".repeat(500);
+        for row in 0..rows {
+            let (page, day) = (row % 997, 1 + row / (rows / 3 + 1));
+            writeln!(
+                file,
+                "{{\"visit_id\":\"v{row}\",\"page\":\"/{page}\",\"seconds\":1,\"at\":\"2026-03-0{day}T10:00:00Z\",\"more\":\"{padding}\"}}"
+            )
+            .unwrap();
+        }
+        drop(file);
+        let running = folder.start().ready();
+        let arguments = [
+            "import",
+            "visits.ndjson",
+            "--stream",
+            "visits",
+            "--rate",
+            &rate.to_string(),
+        ];
+        let mut import = folder.command(&arguments).stdout(Stdio::null()).spawn().unwrap();
+        thread::sleep(Duration::from_secs(4));
+        let before = held_at_most(&running) / MIB;
+        proxy.faults.away(true);
+        thread::sleep(away);
+        proxy.faults.away(false);
+        let (since, behind) = (Instant::now(), not_archived(&folder));
+        while not_archived(&folder) > 2 * rate {
+            assert!(since.elapsed() < away, "it does not catch up with {behind} records");
+            thread::sleep(Duration::from_millis(100));
+        }
+        let took = since.elapsed().as_secs_f64();
+        let caught_up = behind as f64 / took + rate as f64;
+        let held = held_at_most(&running) / MIB;
+        println!(
+            "{store}: away for {} s at {rate} records/s: {before} MiB before, {held} MiB at most; {behind} records caught up \
+             with in {took:.1} s, {:.1} times the input rate",
+            away.as_secs(),
+            caught_up / rate as f64
+        );
+        assert!(held < 512, "{held} MiB");
+        assert!(caught_up >= 3.0 * rate as f64, "{caught_up} records/s");
+        assert!(import.wait().unwrap().success());
+        folder.ok(&["batch", "run"]);
+        folder.ok(&["verify", "--all"]);
+        folder.ok(&["archive", "audit"]);
+        running.terminate();
     }
 }
 
