@@ -87,6 +87,9 @@ struct Booked<'a>(&'a BatchRuns);
 impl Drop for Booked<'_> {
     fn drop(&mut self) {
         *self.0.lock() = None;
+        if let Some(cluster) = &self.0.parts.cluster {
+            cluster.lease.forget();
+        }
         self.0.retain();
     }
 }
@@ -191,13 +194,10 @@ impl BatchRuns {
         let report = match &self.parts.cluster {
             None => self.run_at(tick, kind, progress).await,
             Some(cluster) => {
-                if !cluster.lease.announce(Some(tick)).await? {
+                if !cluster.lease.announce(tick).await? {
                     return Err(led_by(cluster).into());
                 }
-                let report = self.run_at(tick, kind, progress).await;
-                // Until the next renewal says so, archivers and speed nodes do a little more than they need.
-                drop(cluster.lease.announce(None).await);
-                report
+                self.run_at(tick, kind, progress).await
             }
         }?;
         self.parts.generations.refresh().await?;
@@ -259,6 +259,20 @@ impl BatchRuns {
     /// Tells the speed layer what to keep: everything behind the lowest readable cut, and the boundaries at readable
     /// cuts and at the tick of a run under way.
     pub(crate) fn retain(&self) {
+        self.retain_with(self.under_way_elsewhere());
+    }
+
+    /// Where a run of another process cuts. To be asked before the generations are looked at: a run that ends in between is
+    /// then in one of the two.
+    pub(crate) fn under_way_elsewhere(&self) -> Option<Tick> {
+        self.parts
+            .cluster
+            .as_ref()
+            .and_then(|cluster| cluster.lease.board().tick)
+    }
+
+    /// The same, where a run of another process cuts at `elsewhere`.
+    pub(crate) fn retain_with(&self, elsewhere: Option<Tick>) {
         let Some(speed) = &self.parts.speed else { return };
         let under_way = self.lock();
         let readable = self.parts.generations.readable();

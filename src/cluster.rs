@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use foldline_batch_layer::ArchiverHandle;
-use foldline_event_log::{RecordTime, Tick, Topic, TopicPartition};
+use foldline_event_log::{Offset, RecordTime, Tick, Topic, TopicPartition};
 use foldline_speed_layer::SpeedLayer;
 use object_store::ObjectStore;
 use tokio::sync::watch;
@@ -38,6 +38,8 @@ use notes::{Archived, Notes};
 
 /// The rhythm of everything here.
 const EVERY: Duration = Duration::from_secs(1);
+/// The leader looks every so many of them for the notes of the dead.
+const FORGET_DEAD_STEPS: u64 = 300;
 /// The leader looks this often how far the archivers are.
 const REACHED_EVERY: Duration = Duration::from_millis(250);
 /// The leader waits so long for an archiver that makes no progress.
@@ -84,7 +86,13 @@ impl Cluster {
     /// Keeps the note and the lease, and tells the archiver what batch waits for, until `stop` fires.
     pub(crate) async fn work(self, archiver: Option<ArchiverHandle>, stop: CancellationToken) {
         let mut failing = false;
-        while !stop.is_cancelled() {
+        for step in 1_u64.. {
+            if step % FORGET_DEAD_STEPS == 0
+                && self.lease.board().ours
+                && let Err(error) = self.notes.forget_dead().await
+            {
+                tracing::debug!(%error, "dead notes stay");
+            }
             let worked = stop.run_until_cancelled(self.step(archiver.as_ref())).await;
             match worked {
                 None => break,
@@ -102,20 +110,23 @@ impl Cluster {
         }
     }
 
+    /// The note first, and whatever becomes of the lease: others must know that this process lives.
     async fn step(&self, archiver: Option<&ArchiverHandle>) -> anyhow::Result<()> {
+        self.notes.write(archiver.map(archived).unwrap_or_default()).await?;
         self.lease.look().await?;
         if self.roles.contains(&Role::Batch) {
             self.lease.contend().await?;
         }
-        let wanted = self.lease.board().tick;
-        let archived = archiver.map(|archiver| {
-            if let Some(tick) = wanted {
-                archiver.want(tick);
-            }
-            archived(archiver)
-        });
-        self.notes.write(archived.unwrap_or_default()).await?;
+        let board = self.lease.board();
+        if let (Some(archiver), Some(tick)) = (archiver, board.tick) {
+            archiver.want(tick);
+        }
         Ok(())
+    }
+
+    /// Writes the note for the first time: before this process looks at what it must know of gaps.
+    pub(crate) async fn appear(&self) -> anyhow::Result<()> {
+        Ok(self.notes.write(Vec::new()).await?)
     }
 
     /// Returns when every one of `partitions` is archived up to `tick`, by whichever processes; with how far each is.
@@ -126,28 +137,33 @@ impl Cluster {
     ) -> anyhow::Result<BTreeMap<TopicPartition, RecordTime>> {
         // That a partition is archived up to a time stays true whoever says so, and whatever becomes of them.
         let mut reached: BTreeMap<TopicPartition, RecordTime> = BTreeMap::new();
-        let mut progress = Instant::now();
+        let mut missing: BTreeMap<&TopicPartition, Missing> = partitions
+            .iter()
+            .map(|partition| (partition, Missing::default()))
+            .collect();
         loop {
             for archived in self.notes.read().await?.into_iter().flat_map(|note| note.archived) {
-                let known = reached.entry(archived.partition).or_insert(RecordTime(i64::MIN));
-                if archived.complete_to > *known {
-                    *known = archived.complete_to;
-                    progress = Instant::now();
+                if let Some(missing) = missing.get_mut(&archived.partition) {
+                    missing.hear(&archived);
+                }
+                if archived.complete_to.0 >= tick.0 {
+                    missing.remove(&archived.partition);
+                    reached.insert(archived.partition, archived.complete_to);
                 }
             }
-            let there = |partition: &&TopicPartition| reached.get(partition).is_some_and(|to| to.0 >= tick.0);
-            let missing: Vec<&TopicPartition> = partitions.iter().filter(|partition| !there(partition)).collect();
-            let Some(first) = missing.first() else {
+            if missing.is_empty() {
                 return Ok(reached);
-            };
-            if progress.elapsed() > REACH_PATIENCE {
+            }
+            let given_up = missing
+                .iter()
+                .find(|(_, missing)| missing.since.elapsed() > REACH_PATIENCE);
+            if let Some((partition, stuck)) = given_up {
+                let reason = stuck.stopped.clone().unwrap_or_else(|| {
+                    format!("does a process with the role archive run in cluster \"{}\"?", self.name)
+                });
+                let (count, all, tick) = (missing.len(), partitions.len(), tick.0);
                 return Err(Failure::No(format!(
-                    "{} of {} partitions are not archived up to tick {}, the first is {first}; does a process with the \
-                     role archive run in cluster \"{}\"?",
-                    missing.len(),
-                    partitions.len(),
-                    tick.0,
-                    self.name
+                    "{count} of {all} partitions are not archived up to tick {tick}; {partition}: {reason}"
                 ))
                 .into());
             }
@@ -156,14 +172,44 @@ impl Cluster {
     }
 }
 
+/// A partition that is not archived as far as it is waited for.
+#[derive(Debug)]
+struct Missing {
+    until: Option<Offset>,
+    /// When it was heard to move last.
+    since: Instant,
+    stopped: Option<String>,
+}
+
+impl Default for Missing {
+    fn default() -> Self {
+        Self {
+            until: None,
+            since: Instant::now(),
+            stopped: None,
+        }
+    }
+}
+
+impl Missing {
+    fn hear(&mut self, archived: &Archived) {
+        if self.until < Some(archived.until) {
+            self.until = Some(archived.until);
+            self.since = Instant::now();
+        }
+        self.stopped = archived.stopped.clone();
+    }
+}
+
 /// What `archiver` may say of its partitions.
 fn archived(archiver: &ArchiverHandle) -> Vec<Archived> {
     let positions = archiver.positions().into_iter();
     positions
-        .filter(|(_, position)| position.complete_to > RecordTime(i64::MIN))
         .map(|(partition, position)| Archived {
             partition,
+            until: position.until,
             complete_to: position.complete_to,
+            stopped: position.stopped,
         })
         .collect()
 }
@@ -238,8 +284,9 @@ async fn fold_assigned(
     while let Some(Ok(())) = stop.run_until_cancelled(assigned.changed()).await {
         let ours = assigned.borrow_and_update().clone();
         tracing::info!(partitions = ours.len(), "folding");
-        if let Some(shared) = &shared {
-            shared.keep_given_up(&ours);
+        match &shared {
+            Some(shared) => shared.give_up(&ours),
+            None => drop(speed.give_up(&ours)),
         }
         speed.assign(&ours).await;
     }

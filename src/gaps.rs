@@ -130,33 +130,30 @@ pub(crate) async fn list(core: &Core) -> anyhow::Result<Vec<Gap>> {
     Ok(gaps)
 }
 
-/// Other processes would go on showing what they folded of a gap, and behind it by what was lost: they must not run.
-async fn nobody_folds(core: &Core) -> anyhow::Result<()> {
-    if core.settings.cluster.name.is_empty() {
+/// Other processes would go on showing what they folded of a gap, and behind it by what was lost, or may hold records of it
+/// that they are about to archive: they must not run.
+async fn nobody_else(core: &Core) -> anyhow::Result<()> {
+    let name = &core.settings.cluster.name;
+    if name.is_empty() {
         return Ok(());
     }
-    let folds = |role: &String| role == Role::Speed.name() || role == Role::Serve.name();
-    let notes = notes::alive(core.archive.store().as_ref()).await?;
-    let folding: Vec<String> = notes
-        .into_iter()
-        .filter(|note| note.roles.iter().any(folds))
-        .map(|note| note.url)
-        .collect();
-    if folding.is_empty() {
-        return Ok(());
+    let stop = "in a cluster gaps are accepted while no process archives, folds or answers: stop the processes with the \
+                roles archive, speed and serve, then run this command again";
+    if core.cluster.is_some() {
+        return Err(Failure::No(stop.to_owned()).into());
     }
-    Err(Failure::No(format!(
-        "stop the processes with the roles speed and serve first, which forget then what they folded of the gap: {}",
-        folding.join(", ")
-    ))
-    .into())
+    let roles = [Role::Archive, Role::Speed, Role::Serve];
+    match notes::all_dead(core.archive.store().as_ref(), &roles).await? {
+        Ok(()) => Ok(()),
+        Err(url) => Err(Failure::No(format!("{stop} (one is at {url})")).into()),
+    }
 }
 
 /// Records the open gaps of a stream.
 pub(crate) async fn accept(core: &Core, name: &str) -> anyhow::Result<Vec<Gap>> {
     let known = core.topics.iter().find(|(stream, _, _)| stream.name == name);
     let (stream, topic, _) = known.ok_or_else(|| Failure::Usage(format!("there is no stream \"{name}\"")))?;
-    nobody_folds(core).await?;
+    nobody_else(core).await?;
     let mut accepted: Vec<Gap> = Vec::new();
     let archiver = core.archiver.as_ref();
     let archiver = archiver.ok_or_else(|| Failure::Usage("no archiver runs here that could accept gaps".to_owned()))?;
@@ -195,5 +192,8 @@ pub(crate) async fn accept(core: &Core, name: &str) -> anyhow::Result<Vec<Gap>> 
             });
         }
     }
+    nobody_else(core).await.context(
+        "the gaps are accepted, but a process was started meanwhile that may not know of them: start it once more",
+    )?;
     Ok(accepted)
 }

@@ -160,13 +160,14 @@ async fn look_at_topics(core: Arc<Core>) -> anyhow::Result<()> {
 }
 
 async fn adopt(core: Arc<Core>) -> anyhow::Result<()> {
+    let elsewhere = core.runs.under_way_elsewhere();
     if core.generations.refresh().await? {
         tracing::info!(
             generation = core.generations.current().map(|current| current.number.0),
             "generation adopted"
         );
     }
-    core.runs.retain();
+    core.runs.retain_with(elsewhere);
     Ok(())
 }
 
@@ -188,18 +189,21 @@ async fn release(core: Arc<Core>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn collect_garbage(core: Arc<Core>) -> anyhow::Result<()> {
-    if !core.runs.leads() {
-        return Ok(());
+/// Waits until batch runs are led here: garbage is for one process to collect.
+async fn until_leading(core: &Core) {
+    while !core.runs.leads() {
+        tokio::time::sleep(LEAD_EVERY).await;
     }
+}
+
+async fn collect_garbage(core: Arc<Core>) -> anyhow::Result<()> {
+    until_leading(&core).await;
     garbage::collect(&core.generations, &core.ledger).await?;
     Ok(())
 }
 
 async fn collect_archive_garbage(core: Arc<Core>) -> anyhow::Result<()> {
-    if !core.runs.leads() {
-        return Ok(());
-    }
+    until_leading(&core).await;
     garbage::collect_archive(&core.archive).await?;
     Ok(())
 }

@@ -194,18 +194,15 @@ impl Platform {
         let cluster = match settings.cluster.name.as_str() {
             // A command alone does its work by itself: it takes nobody's partitions.
             name if !name.is_empty() && start.stays => {
-                let advertised = Some(&settings.cluster.advertise).filter(|url| !url.is_empty());
-                if advertised.is_none() && listener.local_addr()?.ip().is_unspecified() {
-                    let listen = &start.listen;
-                    return Err(Failure::Usage(format!(
-                        "it listens on {listen}, which is no address to be reached at: set cluster.advertise to \
-                         http://host:port, as other processes reach this one"
-                    ))
-                    .into());
-                }
-                let (data_dir, url) = (&settings.data_dir, advertised.unwrap_or(&url).clone());
+                let url = match settings.cluster.advertise.as_str() {
+                    "" => reached_at(listener.local_addr()?)?,
+                    advertised => advertised.to_owned(),
+                };
+                let data_dir = &settings.data_dir;
                 let store = Arc::clone(&store);
-                Some(Cluster::new(name, data_dir, url, &start.roles, instance, store)?)
+                let cluster = Cluster::new(name, data_dir, url, &start.roles, instance, store)?;
+                cluster.appear().await?;
+                Some(cluster)
             }
             _ => None,
         };
@@ -302,6 +299,16 @@ impl Platform {
         drop(self.core);
         drop(tokio::task::spawn_blocking(move || log.close()).await);
     }
+}
+
+/// Where other processes reach this one, unless `cluster.advertise` says otherwise: who listens on every address is
+/// reached by the name of the machine.
+fn reached_at(listens: std::net::SocketAddr) -> anyhow::Result<String> {
+    if !listens.ip().is_unspecified() {
+        return Ok(format!("http://{listens}"));
+    }
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the name of this machine")?;
+    Ok(format!("http://{}:{}", name.trim(), listens.port()))
 }
 
 /// The store that the settings name, once it has proved that it can hold an archive.
@@ -582,11 +589,7 @@ fn router(core: &Arc<Core>, roles: &[Role], stop: &CancellationToken) -> Router 
         router = router.merge(status);
     }
     if let (Some(speed), Some(_)) = (&core.speed, &core.cluster) {
-        router = router.merge(cluster::realtime::router(
-            speed.clone(),
-            core.work.clone(),
-            stop.clone(),
-        ));
+        router = router.merge(cluster::realtime::router(speed.clone(), stop.clone()));
     }
     router
 }

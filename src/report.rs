@@ -236,6 +236,10 @@ fn streams(core: &Core, seen: &Seen) -> Vec<StreamStatus> {
 }
 
 fn batch(core: &Core, seen: &Seen) -> BatchStatus {
+    // What became of runs is the concern of who leads them.
+    if !core.runs.leads() {
+        return BatchStatus::default();
+    }
     let last = core.runs.last();
     let running = core.runs.under_way().map(|run| {
         let since = rfc3339_millis(run.since_ms).unwrap_or_default();

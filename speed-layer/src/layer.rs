@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use foldline_event_log::{Cut, EventLog, Horizon, Offset, RecordTime, Tick, Topic, TopicPartition};
 use foldline_sql::{Catalog, Stream};
@@ -57,8 +57,10 @@ pub enum SpeedError {
         /// Why it stopped.
         reason: String,
     },
-    /// A partition that the layer was not started with.
-    #[error("the speed layer does not fold {0}; it folds the partitions that existed when it was started")]
+    /// A partition that the layer does not fold.
+    #[error(
+        "the speed layer does not fold {0}; it folds those that existed when it was started and are assigned to it"
+    )]
     Unknown(TopicPartition),
 }
 
@@ -125,8 +127,10 @@ pub struct SpeedLayer {
 struct Inner {
     parts: Parts,
     folding: RwLock<Arc<BTreeMap<TopicPartition, Folding>>>,
-    /// Held while partitions are taken and given up: the tasks of those given up, which may still write checkpoints.
-    ending: tokio::sync::Mutex<BTreeMap<TopicPartition, JoinHandle<()>>>,
+    /// The tasks of partitions that were given up, which may still write checkpoints.
+    ending: Mutex<BTreeMap<TopicPartition, JoinHandle<()>>>,
+    /// Held while partitions are taken.
+    assigning: tokio::sync::Mutex<()>,
     retention: watch::Sender<Arc<Retention>>,
     tasks: TaskTracker,
 }
@@ -220,7 +224,8 @@ impl SpeedLayer {
                 cancel,
             },
             folding: RwLock::default(),
-            ending: tokio::sync::Mutex::default(),
+            ending: Mutex::default(),
+            assigning: tokio::sync::Mutex::default(),
             retention: watch::Sender::new(Arc::new(retention)),
             tasks,
         };
@@ -230,26 +235,16 @@ impl SpeedLayer {
     /// Folds `partitions` from now on and no others: new ones as [`SpeedLayer::start`] does, those no longer named end
     /// with a last checkpoint and leave the snapshot. Returns when the checkpoints of new ones are read.
     pub async fn assign(&self, partitions: &BTreeSet<TopicPartition>) {
-        let mut ending = self.inner.ending.lock().await;
-        let mut folding = BTreeMap::clone(&self.folding());
-        folding.retain(|partition, given_up| {
-            let stays = partitions.contains(partition);
-            if !stays {
-                given_up.stop.cancel();
-                let task = given_up.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-                ending.extend(task.map(|task| (partition.clone(), task)));
-            }
-            stays
-        });
-        // Given up at once; taken when their checkpoints are read.
-        self.show(folding.clone());
+        let _assigning = self.inner.assigning.lock().await;
+        self.give_up(partitions);
+        let folding = self.folding();
         let mut opening = Vec::new();
         for (stream, topic, origins) in &self.inner.parts.topics {
             let new = |partition: &TopicPartition| partitions.contains(partition) && !folding.contains_key(partition);
             let all = topic.all_partitions().into_iter().zip(origins);
             let folds = Arc::new(self.inner.parts.catalog.folds_of(&stream.name));
             for (partition, origin) in all.filter(|(partition, _)| new(partition)) {
-                let before = ending.remove(&partition);
+                let before = self.inner.ending().remove(&partition);
                 let sources = self.inner.sources(stream, partition, *origin, &folds);
                 opening.push(async move {
                     if let Some(before) = before {
@@ -260,12 +255,28 @@ impl SpeedLayer {
                 });
             }
         }
+        let mut folding = BTreeMap::clone(&folding);
         for (ingest, stop) in futures::future::join_all(opening).await {
             let (partition, slot) = (ingest.partition().clone(), ingest.slot());
             let task = Arc::new(Mutex::new(Some(self.inner.tasks.spawn(ingest.run()))));
             folding.insert(partition, Folding { slot, stop, task });
         }
         self.show(folding);
+    }
+
+    /// Ends every partition that is not among `kept`, and returns what it showed last.
+    pub fn give_up(&self, kept: &BTreeSet<TopicPartition>) -> Vec<(TopicPartition, Arc<PartitionView>)> {
+        let mut showed = Vec::new();
+        let mut folding = self.inner.folding.write().unwrap_or_else(PoisonError::into_inner);
+        let mut left = BTreeMap::clone(&folding);
+        for (partition, given_up) in left.extract_if(.., |partition, _| !kept.contains(partition)) {
+            given_up.stop.cancel();
+            let task = given_up.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.inner.ending().extend(task.map(|task| (partition.clone(), task)));
+            showed.push((partition, given_up.slot.view()));
+        }
+        *folding = Arc::new(left);
+        showed
     }
 
     fn folding(&self) -> Arc<BTreeMap<TopicPartition, Folding>> {
@@ -365,6 +376,10 @@ impl SpeedLayer {
 }
 
 impl Inner {
+    fn ending(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, JoinHandle<()>>> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn sources(&self, stream: &Arc<Stream>, partition: TopicPartition, origin: Offset, folds: &Folds) -> Sources {
         let parts = &self.parts;
         Sources {

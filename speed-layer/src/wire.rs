@@ -1,7 +1,7 @@
 //! Realtime views over a wire: what one process folded, as another one shows it.
 //!
-//! A writer sends frames. Each holds one partition at one moment: the list of its segments, and the segments and partials
-//! in it that the reader does not have yet. As folding merges partials like the runs of an LSM tree, a key crosses the
+//! A writer sends frames. Some bring partials of a partition, and one behind them brings the partition at one moment: the
+//! list of its segments, and those of them that the reader does not have yet. As folding merges partials like the runs of an LSM tree, a key crosses the
 //! wire about as often as it is merged. Both sides keep what the last frame of a partition named, and forget the rest.
 //! Nothing is remembered beyond a connection: a reader that lost it begins with everything.
 //!
@@ -23,6 +23,8 @@ use crate::{PartitionView, Segment, Snapshot};
 const VERSION: u32 = 1;
 /// Bytes of a frame before what its length and its checksum count.
 pub const FRAME_PREFIX: usize = 12;
+/// Partials are sent when so many bytes of them are encoded.
+const PARCEL_BYTES: usize = 4 << 20;
 /// Bytes before the header: its length.
 const PREFIX: usize = 4;
 
@@ -56,8 +58,17 @@ struct Header {
 #[derive(Debug, Serialize, Deserialize)]
 struct PartitionNote {
     partition: TopicPartition,
-    /// `None`: it is no longer folded there.
-    view: Option<ViewNote>,
+    what: What,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum What {
+    /// Partials that what follows is made of, in the order of their bytes.
+    Parts(Vec<PartNote>),
+    /// It is folded so far.
+    Folded(ViewNote),
+    /// It is no longer folded there.
+    GivenUp,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,8 +82,6 @@ struct ViewNote {
     /// By number, in offset order.
     segments: Vec<u64>,
     new_segments: Vec<SegmentNote>,
-    /// In the order of their bytes.
-    new_parts: Vec<PartNote>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -110,22 +119,25 @@ struct Sent {
 }
 
 impl Writer {
-    /// One frame for every partition that `snapshot` shows otherwise than the one before.
-    pub fn frames(&mut self, snapshot: &Snapshot) -> Result<Vec<Vec<u8>>, WireError> {
-        let mut frames = Vec::new();
+    /// Hands `emit` the frames that bring a reader to `snapshot`, one by one, as they are made; stops with `false` where
+    /// that says `false`. The reader is of no use then.
+    pub fn send(&mut self, snapshot: &Snapshot, emit: &mut dyn FnMut(Vec<u8>) -> bool) -> Result<bool, WireError> {
         for (partition, view) in &snapshot.partitions {
             let before = self.sent.get(partition);
-            if before.is_none_or(|before| !Arc::ptr_eq(&before.view, view)) {
-                frames.push(self.frame_of(partition, view)?);
+            if before.is_none_or(|before| !Arc::ptr_eq(&before.view, view)) && !self.send_one(partition, view, emit)? {
+                return Ok(false);
             }
         }
         let given_up = self
             .sent
             .extract_if(.., |partition, _| !snapshot.partitions.contains_key(partition));
         for (partition, _) in given_up {
-            frames.push(frame(Some(PartitionNote { partition, view: None }), &[]));
+            let what = What::GivenUp;
+            if !emit(frame(Some(PartitionNote { partition, what }), &[])) {
+                return Ok(false);
+            }
         }
-        Ok(frames)
+        Ok(true)
     }
 
     /// The frame that says nothing but that the writer lives.
@@ -133,36 +145,39 @@ impl Writer {
         frame(None, &[])
     }
 
-    fn frame_of(&mut self, partition: &TopicPartition, view: &Arc<PartitionView>) -> Result<Vec<u8>, WireError> {
+    fn send_one(
+        &mut self,
+        partition: &TopicPartition,
+        view: &Arc<PartitionView>,
+        emit: &mut dyn FnMut(Vec<u8>) -> bool,
+    ) -> Result<bool, WireError> {
         let before = self.sent.remove(partition);
         let mut now = Sent {
             view: Arc::clone(view),
             segments: HashMap::with_capacity(view.segments.len()),
             parts: HashMap::new(),
         };
-        let (mut segments, mut new_segments, mut new_parts) = (Vec::new(), Vec::new(), Vec::new());
-        let mut bodies = Vec::new();
+        let mut parcel = Parcel::new(partition);
+        let (mut segments, mut new_segments) = (Vec::new(), Vec::new());
         for segment in &view.segments {
             let mut views = BTreeMap::new();
             for (id, partials) in &segment.views {
                 let mut numbers = Vec::with_capacity(partials.len());
                 for partial in partials {
-                    let known = before.as_ref().and_then(|before| before.parts.get(&partial.address()));
-                    let number = match known.or_else(|| now.parts.get(&partial.address())) {
+                    let address = partial.address();
+                    let known = before.as_ref().and_then(|before| before.parts.get(&address));
+                    let number = match known.or_else(|| now.parts.get(&address)) {
                         Some(number) => *number,
                         None => {
-                            let bytes = partial.encode()?;
                             let number = self.next_number();
-                            new_parts.push(PartNote {
-                                number,
-                                view: id.clone(),
-                                bytes: bytes.len() as u64,
-                            });
-                            bodies.push(bytes);
+                            parcel.add(number, id, partial.encode()?);
                             number
                         }
                     };
-                    now.parts.insert(partial.address(), number);
+                    if parcel.bytes >= PARCEL_BYTES && !emit(parcel.frame()) {
+                        return Ok(false);
+                    }
+                    now.parts.insert(address, number);
                     numbers.push(number);
                 }
                 views.insert(id.clone(), numbers);
@@ -187,6 +202,9 @@ impl Writer {
             now.segments.insert(address, number);
             segments.push(number);
         }
+        if parcel.bytes > 0 && !emit(parcel.frame()) {
+            return Ok(false);
+        }
         let note = ViewNote {
             until: view.until,
             read_to: view.read_to,
@@ -196,20 +214,58 @@ impl Writer {
             stopped: view.stopped.clone(),
             segments,
             new_segments,
-            new_parts,
         };
         // Only now: until the new view is held here, the old one keeps its addresses.
         self.sent.insert(partition.clone(), now);
         let note = PartitionNote {
             partition: partition.clone(),
-            view: Some(note),
+            what: What::Folded(note),
         };
-        Ok(frame(Some(note), &bodies))
+        Ok(emit(frame(Some(note), &[])))
     }
 
     fn next_number(&mut self) -> u64 {
         self.numbers += 1;
         self.numbers
+    }
+}
+
+/// Partials on their way.
+struct Parcel<'a> {
+    partition: &'a TopicPartition,
+    notes: Vec<PartNote>,
+    bodies: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl<'a> Parcel<'a> {
+    fn new(partition: &'a TopicPartition) -> Self {
+        Self {
+            partition,
+            notes: Vec::new(),
+            bodies: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    fn add(&mut self, number: u64, view: &str, body: Vec<u8>) {
+        self.notes.push(PartNote {
+            number,
+            view: view.to_owned(),
+            bytes: body.len() as u64,
+        });
+        self.bytes += body.len();
+        self.bodies.push(body);
+    }
+
+    /// What was added until now; the next one begins anew.
+    fn frame(&mut self) -> Vec<u8> {
+        self.bytes = 0;
+        let note = PartitionNote {
+            partition: self.partition.clone(),
+            what: What::Parts(std::mem::take(&mut self.notes)),
+        };
+        frame(Some(note), &std::mem::take(&mut self.bodies))
     }
 }
 
@@ -236,8 +292,8 @@ fn frame(partition: Option<PartitionNote>, bodies: &[Vec<u8>]) -> Vec<u8> {
 /// What a frame brings.
 #[derive(Debug)]
 pub enum Update {
-    /// Nothing new.
-    Alive,
+    /// Nothing to show yet.
+    Nothing,
     /// A partition as it is folded now.
     Folded(TopicPartition, Arc<PartitionView>),
     /// A partition is no longer folded there.
@@ -297,36 +353,30 @@ impl Reader {
             return Err(WireError::Version { found: version.version });
         }
         let header: Header = serde_json::from_slice(header).map_err(|error| WireError::Damaged(error.to_string()))?;
-        let Some(PartitionNote { partition, view }) = header.partition else {
-            return Ok(Update::Alive);
+        let Some(PartitionNote { partition, what }) = header.partition else {
+            return Ok(Update::Nothing);
         };
-        let Some(view) = view else {
-            self.received.remove(&partition);
-            return Ok(Update::GivenUp(partition));
-        };
-        let before = self.received.remove(&partition).unwrap_or_default();
-        let (received, view) = self.receive(before, view, bodies)?;
-        self.received.insert(partition.clone(), received);
-        Ok(Update::Folded(partition, Arc::new(view)))
-    }
-
-    fn receive(
-        &self,
-        mut received: Received,
-        note: ViewNote,
-        mut bodies: &[u8],
-    ) -> Result<(Received, PartitionView), WireError> {
-        let damaged = |reason: String| WireError::Damaged(reason);
-        for part in note.new_parts {
-            let bytes = usize::try_from(part.bytes).unwrap_or(usize::MAX);
-            let (body, rest) = bodies
-                .split_at_checked(bytes)
-                .ok_or_else(|| damaged("it ends within a partial".to_owned()))?;
-            bodies = rest;
-            if let Some(fold) = self.folds.get(&part.view) {
-                received.parts.insert(part.number, Partial::decode(body, fold)?);
+        match what {
+            What::Parts(parts) => {
+                let received = self.received.entry(partition).or_default();
+                receive_parts(&self.folds, received, parts, bodies)?;
+                Ok(Update::Nothing)
+            }
+            What::Folded(view) => {
+                let before = self.received.remove(&partition).unwrap_or_default();
+                let (received, view) = self.receive(before, view)?;
+                self.received.insert(partition.clone(), received);
+                Ok(Update::Folded(partition, Arc::new(view)))
+            }
+            What::GivenUp => {
+                self.received.remove(&partition);
+                Ok(Update::GivenUp(partition))
             }
         }
+    }
+
+    fn receive(&self, mut received: Received, note: ViewNote) -> Result<(Received, PartitionView), WireError> {
+        let damaged = |reason: String| WireError::Damaged(reason);
         for segment in note.new_segments {
             let mut views = HashMap::new();
             for (id, numbers) in segment.views.iter().filter(|(id, _)| self.folds.contains_key(*id)) {
@@ -370,6 +420,25 @@ impl Reader {
         };
         Ok((now, view))
     }
+}
+
+fn receive_parts(
+    folds: &HashMap<String, Arc<Fold>>,
+    received: &mut Received,
+    parts: Vec<PartNote>,
+    mut bodies: &[u8],
+) -> Result<(), WireError> {
+    for part in parts {
+        let bytes = usize::try_from(part.bytes).unwrap_or(usize::MAX);
+        let (body, rest) = bodies
+            .split_at_checked(bytes)
+            .ok_or_else(|| WireError::Damaged("it ends within a partial".to_owned()))?;
+        bodies = rest;
+        if let Some(fold) = folds.get(&part.view) {
+            received.parts.insert(part.number, Partial::decode(body, fold)?);
+        }
+    }
+    Ok(())
 }
 
 /// What every format begins with.

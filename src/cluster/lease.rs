@@ -7,7 +7,8 @@
 //!
 //! An epoch also says at which tick a run cuts: archivers archive up to there at once, and speed nodes keep that boundary.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use foldline_batch_layer::store::{self, Created, Record, StoreError};
@@ -25,6 +26,9 @@ const RENEW_EVERY: Duration = Duration::from_secs(3);
 const EXPIRES_AFTER: Duration = Duration::from_secs(12);
 /// Older epochs are removed. Never the newest: so none is created twice by anybody who looks afterwards.
 const EPOCHS_KEPT: u64 = 16;
+
+/// A put whose reply was lost is known for ours by its attempt, for so many of them.
+const ATTEMPTS_KNOWN: usize = 8;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,8 +72,12 @@ pub(crate) struct Lease {
     node: Uuid,
     url: String,
     board: Mutex<Board>,
-    /// What the next epoch says, and the order of those who create one here.
-    announced: tokio::sync::Mutex<Option<Tick>>,
+    /// What the next epoch says.
+    announced: Mutex<Option<Tick>>,
+    /// Held by who creates an epoch.
+    creating: tokio::sync::Mutex<()>,
+    /// Of the epochs that this process tried to create last.
+    attempts: Mutex<VecDeque<Uuid>>,
 }
 
 impl Lease {
@@ -86,7 +94,9 @@ impl Lease {
             node,
             url,
             board: Mutex::new(board),
-            announced: tokio::sync::Mutex::default(),
+            announced: Mutex::default(),
+            creating: tokio::sync::Mutex::default(),
+            attempts: Mutex::default(),
         }
     }
 
@@ -104,7 +114,10 @@ impl Lease {
             return Ok(());
         }
         match store::read_json::<Epoch>(&*self.store, &path(newest)).await {
-            Ok(epoch) => self.show(newest, epoch, false),
+            Ok(epoch) => {
+                let ours = self.attempts().contains(&epoch.attempt);
+                self.show(newest, epoch, ours);
+            }
             // Removed since, as there are newer ones by now.
             Err(StoreError::Missing { .. }) => {}
             Err(error) => return Err(error),
@@ -114,34 +127,46 @@ impl Lease {
 
     /// Renews the lease when it is time, or takes it when nobody does.
     pub(super) async fn contend(&self) -> Result<(), StoreError> {
-        let announced = self.announced.lock().await;
+        let _creating = self.creating.lock().await;
         let board = self.board();
         let due = if board.ours { RENEW_EVERY } else { EXPIRES_AFTER };
         if board.epoch > 0 && board.since.elapsed() < due {
             return Ok(());
         }
-        self.create(board.epoch + 1, *announced).await
+        self.create(board.epoch + 1).await
     }
 
     /// Tells everybody at which tick a run cuts. `false`: the lease is not ours any more.
-    pub(crate) async fn announce(&self, tick: Option<Tick>) -> Result<bool, StoreError> {
-        let mut announced = self.announced.lock().await;
-        *announced = tick;
+    pub(crate) async fn announce(&self, tick: Tick) -> Result<bool, StoreError> {
+        *self.announced() = Some(tick);
+        let _creating = self.creating.lock().await;
         let board = self.board();
         if board.ours {
-            self.create(board.epoch + 1, tick).await?;
+            self.create(board.epoch + 1).await?;
         }
         Ok(self.board().ours)
     }
 
-    async fn create(&self, number: u64, tick: Option<Tick>) -> Result<(), StoreError> {
+    /// The run has ended: the next renewal says so. Until then archivers and speed nodes do a little more than they need.
+    pub(crate) fn forget(&self) {
+        *self.announced() = None;
+    }
+
+    async fn create(&self, number: u64) -> Result<(), StoreError> {
         let mine = Epoch {
             version: Epoch::VERSION,
             attempt: Uuid::new_v4(),
             node: self.node,
             url: self.url.clone(),
-            tick,
+            tick: *self.announced(),
         };
+        {
+            let mut attempts = self.attempts();
+            attempts.push_back(mine.attempt);
+            if attempts.len() > ATTEMPTS_KNOWN {
+                attempts.pop_front();
+            }
+        }
         match store::create_only(&*self.store, &path(number), &mine).await? {
             Created::Theirs(theirs) => self.show(number, theirs, false),
             Created::Mine => {
@@ -158,6 +183,14 @@ impl Lease {
             }
         }
         Ok(())
+    }
+
+    fn announced(&self) -> MutexGuard<'_, Option<Tick>> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, VecDeque<Uuid>> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn show(&self, number: u64, epoch: Epoch, ours: bool) {
@@ -225,10 +258,13 @@ mod tests {
         assert!(one.board().ours && !other.board().ours);
         assert_eq!(other.board().url, "one");
 
-        assert!(one.announce(Some(Tick(70))).await.unwrap());
-        assert!(!other.announce(Some(Tick(80))).await.unwrap());
-        other.look().await.unwrap();
-        assert_eq!(other.board().tick, Some(Tick(70)));
+        assert!(one.announce(Tick(70)).await.unwrap());
+        assert!(!other.announce(Tick(80)).await.unwrap());
+        for lease in [&one, &other] {
+            lease.look().await.unwrap();
+            assert_eq!(lease.board().tick, Some(Tick(70)));
+        }
+        assert!(one.board().ours, "who looks at an own epoch");
 
         // Renewed, so the other one, who waited long, sees a newer epoch first.
         wait(&one);

@@ -8,18 +8,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use foldline_batch_layer::store::{self, Record, StoreError};
-use foldline_event_log::{RecordTime, TopicPartition};
+use foldline_event_log::{Offset, RecordTime, TopicPartition};
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::platform::Role;
+
 const FOLDER: &str = "cluster/nodes";
-/// Every note is written about this often: the rhythm of [`super::Cluster::work`].
-const BEAT: Duration = Duration::from_secs(1);
 /// Whose beat did not change for so long is taken for dead.
 const DEAD_AFTER: Duration = Duration::from_secs(30);
+/// Whose beat did not change for so long is forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
 /// What a process tells of itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,12 +41,16 @@ pub(crate) struct Note {
     pub(super) archived: Vec<Archived>,
 }
 
-/// Everything of a partition before a record time is archived.
+/// How far a partition is archived.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Archived {
     pub(super) partition: TopicPartition,
+    pub(super) until: Offset,
+    /// Everything before this is archived.
     pub(super) complete_to: RecordTime,
+    /// Why it stands still, if it does.
+    pub(super) stopped: Option<String>,
 }
 
 impl Record for Note {
@@ -131,15 +137,46 @@ impl Notes {
         let others = notes.into_iter().filter(|note| note.node != self.mine.node);
         Ok(others.filter(beats).collect())
     }
+
+    /// Removes the notes of those that are dead for long. Whoever lives after all writes it again.
+    pub(super) async fn forget_dead(&self) -> Result<(), StoreError> {
+        drop(self.others().await?);
+        let dead = |note: &Note| {
+            let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let beat = seen.get(&note.instance);
+            beat.is_some_and(|(_, since)| since.elapsed() > FORGOTTEN_AFTER)
+        };
+        for note in self.read().await?.into_iter().filter(dead) {
+            drop(self.store.delete(&path(note.node)).await);
+        }
+        Ok(())
+    }
 }
 
-/// Who lives of those with notes in `store`, as seen over some beats.
-pub(crate) async fn alive(store: &dyn ObjectStore) -> Result<Vec<Note>, StoreError> {
+/// Waits until those with one of `roles` among the notes in `store` are known to be dead. `Err`: where one of them lives.
+pub(crate) async fn all_dead(store: &dyn ObjectStore, roles: &[Role]) -> Result<Result<(), String>, StoreError> {
+    let ours = |note: &Note| {
+        roles
+            .iter()
+            .any(|role| note.roles.iter().any(|name| name == role.name()))
+    };
     let beat = |note: &Note| (note.instance, note.beat);
-    let before: Vec<_> = read(store).await?.iter().map(beat).collect();
-    tokio::time::sleep(BEAT * 3).await;
-    let after = read(store).await?.into_iter();
-    Ok(after.filter(|note| !before.contains(&beat(note))).collect())
+    let mut since = Instant::now();
+    let mut before: Option<Vec<(Uuid, u64)>> = None;
+    loop {
+        let notes: Vec<Note> = read(store).await?.into_iter().filter(ours).collect();
+        let before = before.get_or_insert_with(|| {
+            since = Instant::now();
+            notes.iter().map(beat).collect()
+        });
+        if let Some(alive) = notes.iter().find(|note| !before.contains(&beat(note))) {
+            return Ok(Err(alive.url.clone()));
+        }
+        if notes.is_empty() || since.elapsed() > DEAD_AFTER {
+            return Ok(Ok(()));
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// Every note, of whoever lives or not.
@@ -158,6 +195,13 @@ async fn read(store: &dyn ObjectStore) -> Result<Vec<Note>, StoreError> {
         match read {
             Ok(note) => notes.push(note),
             Err(StoreError::Missing { .. }) => {}
+            // Of a process of another version: what it says cannot be known, and is needed for nothing.
+            Err(error @ StoreError::Damaged { .. }) => {
+                tracing::warn!(
+                    error = foldline_event_log::with_causes(&error),
+                    "a process's note is left out"
+                );
+            }
             Err(error) => return Err(error),
         }
     }

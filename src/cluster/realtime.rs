@@ -6,7 +6,7 @@
 //! has come as far: so a partition that moves is neither left out in between, nor does coverage go back, nor is anything
 //! counted twice, as one partition's rows are always one node's.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -25,8 +25,9 @@ use foldline_speed_layer::{PartitionView, RealtimeStore, Snapshot, SpeedLayer};
 use foldline_sql::Catalog;
 use futures::TryStreamExt;
 use tokio::io::AsyncReadExt;
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::io::StreamReader;
 use tokio_util::sync::CancellationToken;
@@ -50,8 +51,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FRAMES_AHEAD: usize = 4;
 /// Between two looks for nodes, and two tries of a connection.
 const NODES_EVERY: Duration = Duration::from_secs(1);
-/// No partition is as large as this: such a frame is none.
-const FRAME_BYTES_MAX: u64 = 16 << 30;
+/// No partial is as large as this: such a frame is none.
+const FRAME_BYTES_MAX: u64 = 4 << 30;
 
 type Views = BTreeMap<TopicPartition, Arc<PartitionView>>;
 
@@ -80,38 +81,47 @@ impl Realtime {
         }
     }
 
-    /// Notes what `local` shows of partitions other than `kept`, before it gives them up.
-    pub(super) fn keep_given_up(&self, kept: &BTreeSet<TopicPartition>) {
+    /// Has `local` give up all partitions but `kept`, and goes on showing what it showed of them.
+    pub(super) fn give_up(&self, kept: &BTreeSet<TopicPartition>) {
         let Some(local) = &self.local else { return };
+        // At once for whoever takes a snapshot.
         let mut remote = self.write();
-        for (partition, view) in local.snapshot().partitions {
-            if !kept.contains(&partition) {
-                keep_further(&mut remote.given_up, partition, view);
-            }
+        for (partition, view) in local.give_up(kept) {
+            keep_further(&mut remote.given_up, partition, view);
         }
     }
 
-    /// Waits until every partition of `targets` is folded up to its offset, by whomever. Fails when one makes no progress
-    /// for long.
+    /// Waits until every partition of `targets` is folded up to its offset, by whomever. Fails when one stands still.
     pub(crate) async fn wait_until(&self, targets: &BTreeMap<TopicPartition, Offset>) -> anyhow::Result<()> {
-        let mut folded = 0;
-        let mut progress = Instant::now();
+        let mut behind: BTreeMap<&TopicPartition, (Offset, Instant)> = targets
+            .keys()
+            .map(|partition| (partition, (Offset(0), Instant::now())))
+            .collect();
         loop {
             let snapshot = self.snapshot();
-            let read_to = |partition| snapshot.partitions.get(partition).map_or(0, |view| view.read_to.0);
-            let Some((partition, target)) = targets.iter().find(|(partition, target)| read_to(partition) < target.0)
-            else {
-                return Ok(());
+            let view = |partition: &TopicPartition| snapshot.partitions.get(partition);
+            behind.retain(|partition, (until, since)| {
+                let now = view(partition).map_or(Offset(0), |view| view.read_to);
+                if now > std::mem::replace(until, now) {
+                    *since = Instant::now();
+                }
+                now < targets[*partition]
+            });
+            let stuck = |(partition, (until, since)): (&&TopicPartition, &(Offset, Instant))| {
+                let stopped = view(partition).and_then(|view| view.stopped.clone());
+                let reason = match stopped {
+                    Some(stopped) => stopped,
+                    None if since.elapsed() > PATIENCE => "no process with the role speed folds it".to_owned(),
+                    None => return None,
+                };
+                let target = targets[*partition];
+                Some(format!("{partition} is folded to {until}, not to {target}: {reason}"))
             };
-            let now = targets.keys().map(read_to).sum();
-            if std::mem::replace(&mut folded, now) != now {
-                progress = Instant::now();
+            if let Some(stuck) = behind.iter().find_map(stuck) {
+                return Err(Failure::No(stuck).into());
             }
-            if progress.elapsed() > PATIENCE {
-                let stopped = snapshot.partitions.get(partition).and_then(|view| view.stopped.clone());
-                let reason = stopped.unwrap_or_else(|| "no process with the role speed folds it".to_owned());
-                let until = read_to(partition);
-                return Err(Failure::No(format!("{partition} is folded to {until}, not to {target}: {reason}")).into());
+            if behind.is_empty() {
+                return Ok(());
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -120,7 +130,7 @@ impl Realtime {
     fn take(&self, node: Uuid, update: Update) {
         let mut remote = self.write();
         match update {
-            Update::Alive => {}
+            Update::Nothing => {}
             Update::Folded(partition, view) => {
                 let come_as_far = |given_up: &Arc<PartitionView>| given_up.until <= view.until;
                 if remote.given_up.get(&partition).is_some_and(come_as_far) {
@@ -183,43 +193,52 @@ fn keep_further(views: &mut Views, partition: TopicPartition, view: Arc<Partitio
     match views.entry(partition) {
         std::collections::btree_map::Entry::Vacant(none) => drop(none.insert(view)),
         std::collections::btree_map::Entry::Occupied(mut known) => {
-            if known.get().until < view.until {
+            if (known.get().until, known.get().complete_to) < (view.until, view.complete_to) {
                 known.insert(view);
             }
         }
     }
 }
 
-/// The route of a speed node; frames are made on `work`, until `stop` fires.
-pub(crate) fn router(speed: SpeedLayer, work: Handle, stop: CancellationToken) -> Router {
-    Router::new().route(PATH, get(send)).with_state((speed, work, stop))
+/// The route of a speed node; it sends until `stop` fires.
+pub(crate) fn router(speed: SpeedLayer, stop: CancellationToken) -> Router {
+    Router::new().route(PATH, get(send)).with_state((speed, stop))
 }
 
-async fn send(State((speed, work, stop)): State<(SpeedLayer, Handle, CancellationToken)>) -> Response {
+/// Frames are made on a thread of their own for each reader, no faster than it takes them: encoding holds up nobody, and a
+/// slow reader gets fewer moments, not more memory.
+async fn send(State((speed, stop)): State<(SpeedLayer, CancellationToken)>) -> Response {
     let (frames, sent) = mpsc::channel::<Bytes>(FRAMES_AHEAD);
-    work.spawn(async move {
+    tokio::task::spawn_blocking(move || {
         let mut writer = Writer::default();
         let mut last = Instant::now();
-        loop {
-            let new = match writer.frames(&speed.snapshot()) {
-                Ok(new) => new,
+        let gone = || stop.is_cancelled() || frames.is_closed();
+        while !gone() {
+            let mut emit = |frame: Vec<u8>| {
+                last = Instant::now();
+                let mut frame = Bytes::from(frame);
+                while let Err(TrySendError::Full(again)) = frames.try_send(frame) {
+                    if gone() {
+                        return false;
+                    }
+                    frame = again;
+                    std::thread::sleep(LOOK_EVERY);
+                }
+                true
+            };
+            match writer.send(&speed.snapshot(), &mut emit) {
+                Ok(true) => {}
+                Ok(false) => return,
                 Err(error) => {
                     let error = foldline_event_log::with_causes(&error);
                     return tracing::error!(error, "cannot send realtime views");
                 }
-            };
-            let silent = new.is_empty() && last.elapsed() >= ALIVE_EVERY;
-            for frame in new.into_iter().chain(silent.then(Writer::alive)) {
+            }
+            if last.elapsed() >= ALIVE_EVERY {
                 last = Instant::now();
-                if frames.send(frame.into()).await.is_err() {
-                    return;
-                }
+                drop(frames.try_send(Writer::alive().into()));
             }
-            tokio::select! {
-                () = frames.closed() => return,
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
+            std::thread::sleep(LOOK_EVERY);
         }
     });
     let sent = futures::stream::unfold(sent, |mut sent| async {
@@ -240,23 +259,27 @@ pub(crate) async fn follow_nodes(
     catalog: Arc<Catalog>,
     stop: CancellationToken,
 ) {
-    let mut followed: HashMap<Uuid, CancellationToken> = HashMap::new();
+    let mut followed: HashMap<Uuid, JoinHandle<()>> = HashMap::new();
+    let listed = watch::Sender::new(HashSet::new());
     while !stop.is_cancelled() {
         match cluster.notes.others().await {
             Ok(notes) => {
                 let speed = |role: &String| role == Role::Speed.name();
                 let nodes = notes.into_iter().filter(|note| note.roles.iter().any(speed));
                 let nodes: HashMap<Uuid, String> = nodes.map(|note| (note.instance, note.url)).collect();
-                for (_, gone) in followed.extract_if(|node, _| !nodes.contains_key(node)) {
-                    gone.cancel();
-                }
+                listed.send_replace(nodes.keys().copied().collect());
+                followed.retain(|_, following| !following.is_finished());
                 for (node, url) in nodes {
                     followed.entry(node).or_insert_with(|| {
-                        let end = stop.child_token();
-                        let following = follow(node, url, Arc::clone(&realtime), Arc::clone(&catalog));
-                        let ended = end.clone();
-                        tokio::spawn(async move { ended.run_until_cancelled(following).await });
-                        end
+                        let following = follow(
+                            node,
+                            url,
+                            Arc::clone(&realtime),
+                            Arc::clone(&catalog),
+                            listed.subscribe(),
+                        );
+                        let stop = stop.clone();
+                        tokio::spawn(async move { drop(stop.run_until_cancelled(following).await) })
                     });
                 }
             }
@@ -270,8 +293,14 @@ pub(crate) async fn follow_nodes(
     }
 }
 
-/// Reads from the node at `url`, connecting anew for ever.
-async fn follow(node: Uuid, url: String, realtime: Arc<Realtime>, catalog: Arc<Catalog>) {
+/// Reads from the node at `url`, connecting anew as long as it is `listed`: what delivers is believed, whatever notes say.
+async fn follow(
+    node: Uuid,
+    url: String,
+    realtime: Arc<Realtime>,
+    catalog: Arc<Catalog>,
+    listed: watch::Receiver<HashSet<Uuid>>,
+) {
     /// What was read is kept, whichever way the reading ends.
     struct Lost(Uuid, Arc<Realtime>);
 
@@ -282,7 +311,7 @@ async fn follow(node: Uuid, url: String, realtime: Arc<Realtime>, catalog: Arc<C
     }
 
     let mut said = String::new();
-    loop {
+    while listed.borrow().contains(&node) {
         let connected = Lost(node, Arc::clone(&realtime));
         let Err(error) = receive(node, &url, &realtime, &catalog).await;
         drop(connected);

@@ -305,7 +305,7 @@ fn batch_run_until_done(folder: &Folder) {
 }
 
 /// Visits on `day` from a producer of somebody else, in partition 0.
-fn produce(brokers: &str, topic: &str, range: std::ops::Range<usize>, day: usize) {
+pub(crate) fn produce(brokers: &str, topic: &str, range: std::ops::Range<usize>, day: usize) {
     let producer: rdkafka::producer::BaseProducer =
         ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
     for number in range {
@@ -319,7 +319,7 @@ fn produce(brokers: &str, topic: &str, range: std::ops::Range<usize>, day: usize
 }
 
 /// Deletes what partition 0 holds.
-fn delete_records(brokers: &str, topic: &str) {
+pub(crate) fn delete_records(brokers: &str, topic: &str) {
     let mut until = TopicPartitionList::new();
     until.add_partition_offset(topic, 0, Offset::End).unwrap();
     wait(admin(brokers).delete_records(&until, &AdminOptions::new())).unwrap();
