@@ -1,13 +1,12 @@
 //! The log on Apache Kafka, on librdkafka.
 //!
-//! Positions are never Kafka's business: readers bring their offsets, partitions are assigned by hand, and no group
-//! offset is ever stored or believed. An append is one transaction, shared by everyone who waits, so that it is there
+//! Positions are never Kafka's business: readers bring their offsets, and no group offset is ever stored or believed. A
+//! group may say which partitions are ours ([`member`]). An append is one transaction, shared by everyone who waits, so that it is there
 //! whole or not at all, together with the number that says that it was done.
 //!
 //! Files: [`client`] settings and clients, [`topics`] what the brokers say of topics and their lives, [`ends`] what
 //! partitions hold, [`fetch`] records, [`append`] transactions, [`producers`] appends that happen once, [`member`] who reads
-//! which partitions, [`ffi`] the
-//! calls that the safe crate lacks.
+//! which partitions, [`ffi`] the calls that the safe crate lacks.
 
 mod append;
 mod client;

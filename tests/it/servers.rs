@@ -103,7 +103,7 @@ fn servers_that_are_away_are_named_and_waited_for() {
 }
 
 /// Of the status of the foldline in `folder`: records that are not archived yet.
-fn not_archived(folder: &Folder) -> u64 {
+pub(crate) fn not_archived(folder: &Folder) -> u64 {
     let status = folder.ok(&["status", "--format", "json"]);
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     let partitions = status["streams"][0]["partitions"].as_array().unwrap();

@@ -112,7 +112,7 @@ impl ClientContext for MemberContext {
 impl ConsumerContext for MemberContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: Event, list: &mut TopicPartitionList) {
         let outcome = if event == Event::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            // An offset, so that none is looked up: nothing is read from it.
+            // Some offset, so that no committed one is looked for: nothing is read from it.
             let taken = list
                 .set_all_offsets(Offset::End)
                 .and_then(|()| consumer.incremental_assign(list))
@@ -130,7 +130,7 @@ impl ConsumerContext for MemberContext {
             "the partitions of this process changed"
         );
         if let Err(error) = outcome {
-            tracing::error!(%error, "a rebalance failed; the brokers will begin another");
+            tracing::error!(%error, "a rebalance was not carried out");
         }
     }
 }
