@@ -278,11 +278,6 @@ impl BatchRuns {
         let readable = self.parts.generations.readable();
         let mut protected: Vec<Tick> = readable.iter().filter_map(|generation| generation.cut.tick).collect();
         protected.extend(under_way.iter().map(|run| run.tick));
-        let elsewhere = self
-            .parts
-            .cluster
-            .as_ref()
-            .and_then(|cluster| cluster.lease.board().tick);
         protected.extend(elsewhere);
         speed.retain(&floor(&readable), &protected);
     }

@@ -279,7 +279,9 @@ pub(crate) async fn follow_nodes(
                             listed.subscribe(),
                         );
                         let stop = stop.clone();
-                        tokio::spawn(async move { drop(stop.run_until_cancelled(following).await) })
+                        tokio::spawn(async move {
+                            stop.run_until_cancelled(following).await;
+                        })
                     });
                 }
             }
