@@ -1,6 +1,6 @@
 # What people and CI type. Everything runs with cargo alone.
 
-.PHONY: demo test test-services lint bench bench-services soak grammar fuzz real-data corpus-duckdb
+.PHONY: demo test test-services lint bench bench-services soak soak-services grammar fuzz real-data corpus-duckdb
 
 # The whole platform on generated events: builds, then serves the page until Ctrl-C. Without the clouds, which only a
 # longer build has.
@@ -33,6 +33,11 @@ bench-services:
 # Crashes and agreement for longer than a test run may take: FOLDLINE_SOAK raises the number of rounds.
 soak:
 	FOLDLINE_SOAK=1 cargo test --workspace -- --nocapture soak
+
+# The same over Kafka, an S3 server and several processes: kills, rebalances for five minutes, a store that is away for ten.
+soak-services:
+	FOLDLINE_SOAK=1 infra/services/with-kafka.sh infra/services/with-stores.sh \
+		cargo test --workspace --test it -- soak rebalances away_for_long --nocapture --test-threads=1
 
 # Views made by chance against plain SQL. FOLDLINE_GRAMMAR_SEED makes others, FOLDLINE_GRAMMAR=0 goes on without end.
 grammar:
