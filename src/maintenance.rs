@@ -23,6 +23,8 @@ const COLLECT_EVERY: Duration = Duration::from_secs(300);
 /// Archive files that no commit lists are looked for this often: only writers that lost leave any, and every file of
 /// the archive is looked at.
 const COLLECT_ARCHIVE_EVERY: Duration = Duration::from_secs(24 * 3_600);
+const OF_GENERATIONS: &str = "collecting garbage of generations";
+const OF_ARCHIVE: &str = "collecting garbage of the archive";
 /// What failed is tried again after this, however rarely it is done: whoever waits for readiness waits for it.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// It is looked this often whether topics grew, or live another life.
@@ -41,10 +43,14 @@ pub(crate) fn start(core: &Arc<Core>, start: &Start, stop: &CancellationToken) -
         every(core, TOPICS_EVERY, stop, "looking at the topics", look_at_topics),
     ];
     if start.stays {
-        let what = "collecting garbage of generations";
-        tasks.push(every(core, COLLECT_EVERY, stop, what, collect_garbage));
-        let what = "collecting garbage of the archive";
-        tasks.push(every(core, COLLECT_ARCHIVE_EVERY, stop, what, collect_archive_garbage));
+        tasks.push(every(core, COLLECT_EVERY, stop, OF_GENERATIONS, collect_garbage));
+        tasks.push(every(
+            core,
+            COLLECT_ARCHIVE_EVERY,
+            stop,
+            OF_ARCHIVE,
+            collect_archive_garbage,
+        ));
     }
     let settings = &core.settings.batch;
     if start.stays && start.roles.contains(&Role::Batch) && !settings.schedule.is_empty() {
@@ -190,20 +196,23 @@ async fn release(core: Arc<Core>) -> anyhow::Result<()> {
 }
 
 /// Waits until batch runs are led here: garbage is for one process to collect.
-async fn until_leading(core: &Core) {
+async fn until_leading(core: &Core, what: &str) {
+    if !core.runs.leads() {
+        core.report.problem(what, None);
+    }
     while !core.runs.leads() {
         tokio::time::sleep(LEAD_EVERY).await;
     }
 }
 
 async fn collect_garbage(core: Arc<Core>) -> anyhow::Result<()> {
-    until_leading(&core).await;
+    until_leading(&core, OF_GENERATIONS).await;
     garbage::collect(&core.generations, &core.ledger).await?;
     Ok(())
 }
 
 async fn collect_archive_garbage(core: Arc<Core>) -> anyhow::Result<()> {
-    until_leading(&core).await;
+    until_leading(&core, OF_ARCHIVE).await;
     garbage::collect_archive(&core.archive).await?;
     Ok(())
 }

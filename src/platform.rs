@@ -41,6 +41,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// A start gives up when the object store does not answer for so long.
 const START_WITHIN: Duration = Duration::from_secs(10);
 
+/// A process that starts says so often that it lives.
+const BEAT: Duration = Duration::from_secs(1);
 /// A log that is away at the start is asked again after this.
 const LOG_AGAIN: Duration = Duration::from_secs(1);
 
@@ -206,6 +208,17 @@ impl Platform {
             }
             _ => None,
         };
+        // Whoever looks for the living sees this one from its first note on, however long the start takes.
+        let _beats = cluster.clone().map(|cluster| {
+            let started = CancellationToken::new();
+            let beats = started.clone().drop_guard();
+            setting.work.spawn(async move {
+                while started.run_until_cancelled(tokio::time::sleep(BEAT)).await.is_some() {
+                    drop(cluster.appear().await);
+                }
+            });
+            beats
+        });
         let stop_work = CancellationToken::new();
         let building = Building {
             cluster,
@@ -589,7 +602,12 @@ fn router(core: &Arc<Core>, roles: &[Role], stop: &CancellationToken) -> Router 
         router = router.merge(status);
     }
     if let (Some(speed), Some(_)) = (&core.speed, &core.cluster) {
-        router = router.merge(cluster::realtime::router(speed.clone(), stop.clone()));
+        router = router.merge(cluster::realtime::router(cluster::realtime::Sending {
+            speed: speed.clone(),
+            instance: core.instance,
+            work: core.work.clone(),
+            stop: stop.clone(),
+        }));
     }
     router
 }

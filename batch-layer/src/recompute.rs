@@ -64,6 +64,8 @@ pub struct RunReport {
     pub rows: u64,
     /// Files that it read.
     pub files: u64,
+    /// Partials that went to the store because memory ran out, and came back.
+    pub spilled: u64,
     /// Milliseconds that it took.
     pub elapsed_ms: u64,
     /// Views that `generation` was computed without, by name, and why.
@@ -102,6 +104,7 @@ const UNIT_ROWS: u64 = 131_072;
 /// Rows of one date that are folded at once.
 const FOLD_ROWS: usize = 65_536;
 
+const DELETES_AT_ONCE: usize = 16;
 /// What a run gathers in memory unless told otherwise.
 const MEMORY_BYTES: usize = 1 << 30;
 
@@ -125,6 +128,8 @@ struct Run<'a> {
     number: GenerationNumber,
     attempt: Uuid,
     at_once: usize,
+    spilling: tokio::sync::Mutex<()>,
+    spilled: AtomicU64,
 }
 
 impl Recompute {
@@ -188,6 +193,7 @@ impl Recompute {
                 published: false,
                 rows: 0,
                 files: 0,
+                spilled: 0,
                 elapsed_ms: self.since(started_ms),
                 failed: self.names(&base.failed),
                 behind: Some(tick) < base.cut.tick,
@@ -199,6 +205,8 @@ impl Recompute {
             number: generations::successor(base.as_deref()),
             attempt: Uuid::new_v4(),
             at_once: std::thread::available_parallelism().map_or(1, usize::from),
+            spilling: tokio::sync::Mutex::default(),
+            spilled: AtomicU64::new(0),
         };
         let accumulator = Accumulator::new(plan.jobs.iter().map(|job| Arc::clone(&job.fold)).collect());
         let rows = run.fold_rows(&accumulator, progress).await?;
@@ -216,6 +224,7 @@ impl Recompute {
             published: true,
             rows,
             files: plan.files,
+            spilled: run.spilled.into_inner(),
             elapsed_ms: self.since(started_ms),
             failed: self.names(&generation.failed),
             behind: Some(tick) < generation.cut.tick,
@@ -302,6 +311,8 @@ impl Run<'_> {
 
     /// Puts into the store what is too much for memory.
     async fn spill(&self, accumulator: &Accumulator) -> Result<(), RecomputeError> {
+        // One at a time: whoever finds too much waits until the other one has put it away.
+        let _turn = self.spilling.lock().await;
         for ((index, date), partials) in accumulator.take_beyond(self.recompute.memory_bytes) {
             if accumulator.all_failed(&[index]) {
                 continue;
@@ -310,7 +321,10 @@ impl Run<'_> {
                 .store_merged(&self.plan.jobs[index], date, partials, Uuid::new_v4())
                 .await?
             {
-                Ok(Some(file)) => accumulator.spilled((index, date), file),
+                Ok(Some(file)) => {
+                    self.spilled.fetch_add(1, Ordering::Relaxed);
+                    accumulator.spilled((index, date), file);
+                }
                 Ok(None) => {}
                 Err(error) => accumulator.fail(index, error),
             }
@@ -356,10 +370,12 @@ impl Run<'_> {
             };
         }
         drop(written);
-        for path in spilled {
-            // Where this fails the garbage collector does it: no generation names them.
-            drop(self.recompute.generations.store().delete(&path).await);
-        }
+        // Where this fails the garbage collector does it: no generation names them.
+        let store = self.recompute.generations.store();
+        let delete = |path: Path| async move { drop(store.delete(&path).await) };
+        futures::stream::iter(spilled)
+            .for_each_concurrent(DELETES_AT_ONCE, delete)
+            .await;
         let (mut views, mut failed) = (BTreeMap::new(), BTreeMap::new());
         let mut failures = accumulator.take_failed();
         for (index, (job, dates)) in jobs.iter().zip(dates).enumerate() {
@@ -395,6 +411,14 @@ impl Run<'_> {
         let store = self.recompute.generations.store().as_ref();
         for file in &stored {
             partials.push(generations::load_partial(store, file, &job.fold).await?);
+            // What was put aside piece by piece must not come back all at once.
+            if partials.len() > 1 && partials.iter().map(Partial::bytes).sum::<usize>() > self.recompute.memory_bytes {
+                let fold = Arc::clone(&job.fold);
+                match beside(async move { fold.merge(&partials).await }).await? {
+                    Ok(merged) => partials = vec![merged],
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
         }
         self.store_merged(job, date, partials, self.attempt).await
     }

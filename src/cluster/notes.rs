@@ -119,7 +119,11 @@ impl Notes {
 
     /// Every note, of whoever lives or not.
     pub(super) async fn read(&self) -> Result<Vec<Note>, StoreError> {
-        read(&*self.store).await
+        let (notes, unreadable) = read(&*self.store).await?;
+        for error in unreadable {
+            tracing::warn!(error, "a process's note is left out");
+        }
+        Ok(notes)
     }
 
     /// The notes of the others whose beats go on, or were never seen to stop.
@@ -164,7 +168,11 @@ pub(crate) async fn all_dead(store: &dyn ObjectStore, roles: &[Role]) -> Result<
     let mut since = Instant::now();
     let mut before: Option<Vec<(Uuid, u64)>> = None;
     loop {
-        let notes: Vec<Note> = read(store).await?.into_iter().filter(ours).collect();
+        let (notes, unreadable) = read(store).await?;
+        if let Some(unreadable) = unreadable.first() {
+            return Ok(Err(format!("an address that cannot be read: {unreadable}")));
+        }
+        let notes: Vec<Note> = notes.into_iter().filter(ours).collect();
         let before = before.get_or_insert_with(|| {
             since = Instant::now();
             notes.iter().map(beat).collect()
@@ -179,8 +187,8 @@ pub(crate) async fn all_dead(store: &dyn ObjectStore, roles: &[Role]) -> Result<
     }
 }
 
-/// Every note, of whoever lives or not.
-async fn read(store: &dyn ObjectStore) -> Result<Vec<Note>, StoreError> {
+/// Every note, of whoever lives or not, and why others cannot be read.
+async fn read(store: &dyn ObjectStore) -> Result<(Vec<Note>, Vec<String>), StoreError> {
     let folder = Path::from(FOLDER);
     let objects: Result<Vec<_>, _> = store.list(Some(&folder)).try_collect().await;
     let objects = objects.map_err(|source| StoreError::Failed {
@@ -190,22 +198,17 @@ async fn read(store: &dyn ObjectStore) -> Result<Vec<Note>, StoreError> {
     let reads = objects
         .iter()
         .map(|object| store::read_json::<Note>(store, &object.location));
-    let mut notes = Vec::new();
+    let (mut notes, mut unreadable) = (Vec::new(), Vec::new());
     for read in futures::future::join_all(reads).await {
         match read {
             Ok(note) => notes.push(note),
             Err(StoreError::Missing { .. }) => {}
-            // Of a process of another version: what it says cannot be known, and is needed for nothing.
-            Err(error @ StoreError::Damaged { .. }) => {
-                tracing::warn!(
-                    error = foldline_event_log::with_causes(&error),
-                    "a process's note is left out"
-                );
-            }
+            // Perhaps of a process of another version.
+            Err(error @ StoreError::Damaged { .. }) => unreadable.push(foldline_event_log::with_causes(&error)),
             Err(error) => return Err(error),
         }
     }
-    Ok(notes)
+    Ok((notes, unreadable))
 }
 
 fn path(node: Uuid) -> Path {

@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderName, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use foldline_speed_layer::{PartitionView, RealtimeStore, Snapshot, SpeedLayer};
 use foldline_sql::Catalog;
 use futures::TryStreamExt;
 use tokio::io::AsyncReadExt;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -39,6 +40,8 @@ use crate::platform::Role;
 
 /// Where a speed node sends what it folds.
 const PATH: &str = "/v1/realtime";
+/// The header that says which start of a node answers.
+const INSTANCE: HeaderName = HeaderName::from_static("foldline-instance");
 /// A node looks this often whether there is something new to send.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// It sends something at least this often.
@@ -87,7 +90,7 @@ impl Realtime {
         // At once for whoever takes a snapshot.
         let mut remote = self.write();
         for (partition, view) in local.give_up(kept) {
-            keep_further(&mut remote.given_up, partition, view);
+            keep_further(&mut remote.given_up, partition, at_rest(&view));
         }
     }
 
@@ -140,7 +143,7 @@ impl Realtime {
             }
             Update::GivenUp(partition) => {
                 if let Some(view) = remote.nodes.entry(node).or_default().remove(&partition) {
-                    keep_further(&mut remote.given_up, partition, view);
+                    keep_further(&mut remote.given_up, partition, at_rest(&view));
                 }
             }
         }
@@ -160,7 +163,7 @@ impl Realtime {
     fn lose(&self, node: Uuid) {
         let mut remote = self.write();
         for (partition, view) in remote.nodes.remove(&node).unwrap_or_default() {
-            keep_further(&mut remote.given_up, partition, view);
+            keep_further(&mut remote.given_up, partition, at_rest(&view));
         }
     }
 
@@ -188,6 +191,15 @@ impl RealtimeStore for Realtime {
     }
 }
 
+/// A view that nobody goes on with: why its node stood still is no longer so.
+fn at_rest(view: &PartitionView) -> Arc<PartitionView> {
+    Arc::new(PartitionView {
+        stopped: None,
+        replaying_to: None,
+        ..view.clone()
+    })
+}
+
 /// Two views of a partition say the same as far as both go: its fold depends on the log alone.
 fn keep_further(views: &mut Views, partition: TopicPartition, view: Arc<PartitionView>) {
     match views.entry(partition) {
@@ -200,16 +212,29 @@ fn keep_further(views: &mut Views, partition: TopicPartition, view: Arc<Partitio
     }
 }
 
-/// The route of a speed node; it sends until `stop` fires.
-pub(crate) fn router(speed: SpeedLayer, stop: CancellationToken) -> Router {
-    Router::new().route(PATH, get(send)).with_state((speed, stop))
+/// What a speed node sends from.
+#[derive(Debug, Clone)]
+pub(crate) struct Sending {
+    /// What it folds.
+    pub(crate) speed: SpeedLayer,
+    /// This start of it.
+    pub(crate) instance: Uuid,
+    /// Where frames are made.
+    pub(crate) work: Handle,
+    /// Ends it.
+    pub(crate) stop: CancellationToken,
 }
 
-/// Frames are made on a thread of their own for each reader, no faster than it takes them: encoding holds up nobody, and a
-/// slow reader gets fewer moments, not more memory.
-async fn send(State((speed, stop)): State<(SpeedLayer, CancellationToken)>) -> Response {
+/// The route of a speed node.
+pub(crate) fn router(sending: Sending) -> Router {
+    Router::new().route(PATH, get(send)).with_state(sending)
+}
+
+/// Frames are made on a thread of their own for each reader, no faster than it takes them: a slow reader gets fewer moments.
+async fn send(State(sending): State<Sending>) -> Response {
     let (frames, sent) = mpsc::channel::<Bytes>(FRAMES_AHEAD);
-    tokio::task::spawn_blocking(move || {
+    let Sending { speed, work, stop, .. } = sending;
+    work.spawn_blocking(move || {
         let mut writer = Writer::default();
         let mut last = Instant::now();
         let gone = || stop.is_cancelled() || frames.is_closed();
@@ -246,7 +271,10 @@ async fn send(State((speed, stop)): State<(SpeedLayer, CancellationToken)>) -> R
         Some((Ok::<_, Infallible>(frame), sent))
     });
     (
-        [(header::CONTENT_TYPE, "application/octet-stream")],
+        [
+            (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+            (INSTANCE, sending.instance.to_string()),
+        ],
         Body::from_stream(sent),
     )
         .into_response()
@@ -330,6 +358,10 @@ async fn receive(node: Uuid, url: &str, realtime: &Realtime, catalog: &Catalog) 
     let client = crate::client::Client::new(url)?;
     let answer = tokio::time::timeout(SILENT, client.get(PATH).send()).await;
     let answer = answer.context("no answer")??.error_for_status()?;
+    let instance = answer.headers().get(INSTANCE.as_str()).and_then(|id| id.to_str().ok());
+    if instance != Some(node.to_string().as_str()) {
+        bail!("another process answers there");
+    }
     let bytes = answer.bytes_stream().map_err(std::io::Error::other);
     let mut bytes = StreamReader::new(bytes);
     let mut reader = Reader::new(catalog);

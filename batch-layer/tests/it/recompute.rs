@@ -81,7 +81,14 @@ async fn what_is_too_much_for_memory_goes_to_the_store_and_comes_back() {
     let topics = [(topic(), everything_is_complete())];
     let run = async |kind, tick, memory_bytes| {
         let recompute = world.recompute().sized(1_000, 100).bounded(memory_bytes);
-        recompute.run(kind, tick, &topics, &|_, _| ()).await.unwrap().generation
+        let report = recompute.run(kind, tick, &topics, &|_, _| ()).await.unwrap();
+        assert_eq!(
+            report.spilled > 0,
+            memory_bytes < usize::MAX,
+            "{} spilled",
+            report.spilled
+        );
+        report.generation
     };
     run(RunKind::Incremental, middle, 1).await;
     let spilling = run(RunKind::Incremental, world.end_tick(), 20_000).await;
