@@ -413,7 +413,7 @@ impl Work {
         };
         let topics = vec![(Arc::clone(&self.stream), self.topic.clone(), vec![Offset(0)])];
         let horizon = Arc::new(foldline_event_log::NoHorizon);
-        Ok(SpeedLayer::start(
+        let speed = SpeedLayer::open(
             self.log(),
             Arc::clone(&self.catalog),
             topics,
@@ -423,7 +423,9 @@ impl Work {
             settings,
             cancel,
         )
-        .await?)
+        .await?;
+        speed.assign_all().await;
+        Ok(speed)
     }
 
     /// Appends `per_second` events until `on` is false.

@@ -284,9 +284,8 @@ async fn fold_assigned(
     while let Some(Ok(())) = stop.run_until_cancelled(assigned.changed()).await {
         let ours = assigned.borrow_and_update().clone();
         tracing::info!(partitions = ours.len(), "folding");
-        match &shared {
-            Some(shared) => shared.give_up(&ours),
-            None => drop(speed.give_up(&ours)),
+        if let Some(shared) = &shared {
+            shared.give_up(&ours);
         }
         speed.assign(&ours).await;
     }

@@ -47,8 +47,8 @@ pub(crate) struct Settings {
     /// Folder that holds the log, the archive, generations and checkpoints. Default `./foldline-data`.
     pub(crate) data_dir: PathBuf,
     /// What the process may hold in memory: 12 sixteenths are shared out among those of `archive.memory_bytes`,
-    /// `batch.memory_bytes`, `speed.memory_bytes`, `serve.query_memory_bytes` and `serve.batch_cache_bytes` that are not set; 0: each has its
-    /// own default. Default 0.
+    /// `batch.memory_bytes`, `speed.memory_bytes`, `serve.query_memory_bytes` and `serve.batch_cache_bytes` that are not
+    /// set; 0: each has its own default. Default 0.
     pub(crate) memory_bytes: usize,
     /// Folder of pipelines: each sub-folder is one. Default `./sql/pipelines`.
     pub(crate) pipelines: PathBuf,
@@ -508,6 +508,11 @@ mod tests {
         file
     }
 
+    fn origin_of(merged: &Merged, key: &str) -> String {
+        let origin = merged.origins.iter().find(|origin| origin.key == key);
+        origin.unwrap().origin.clone()
+    }
+
     #[test]
     fn later_layers_win_and_are_named() {
         let file = file("data_dir = \"/from/file\"\n[speed]\ncut_every_ms = 5000\n[batch]\nkeep = 3\n");
@@ -521,15 +526,7 @@ mod tests {
         assert_eq!(merged.settings.speed.cut_every_ms, 2000);
         assert_eq!(merged.settings.batch.keep, 5);
         assert_eq!(merged.settings.http, Settings::default().http);
-        let origin = |key: &str| {
-            merged
-                .origins
-                .iter()
-                .find(|origin| origin.key == key)
-                .unwrap()
-                .origin
-                .clone()
-        };
+        let origin = |key: &str| origin_of(&merged, key);
         assert_eq!(origin("data_dir"), file.path().display().to_string());
         assert_eq!(origin("speed.cut_every_ms"), "FOLDLINE__SPEED__CUT_EVERY_MS");
         assert_eq!(origin("batch.keep"), "--keep");
@@ -573,15 +570,7 @@ mod tests {
             (settings.serve.query_memory_bytes, settings.serve.batch_cache_bytes),
             (200, 200)
         );
-        let origin = |key: &str| {
-            merged
-                .origins
-                .iter()
-                .find(|origin| origin.key == key)
-                .unwrap()
-                .origin
-                .clone()
-        };
+        let origin = |key: &str| origin_of(&merged, key);
         assert_eq!(origin("archive.memory_bytes"), "memory_bytes");
         let error = merge(None, environment(&[("FOLDLINE__MEMORY_BYTES", "-1")]), &[]).unwrap_err();
         assert!(error.to_string().contains("does not fit"), "{error}");

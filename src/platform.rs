@@ -499,7 +499,7 @@ impl Building {
             checkpoint_every_ms: self.settings.speed.checkpoint_every_ms,
             checkpoints: self.settings.data_dir.join("checkpoints"),
         };
-        let speed = SpeedLayer::idle(
+        let speed = SpeedLayer::open(
             Arc::clone(&self.log),
             Arc::clone(&self.catalog),
             topics.to_vec(),
@@ -511,8 +511,7 @@ impl Building {
         );
         let speed = speed.await?;
         if self.cluster.is_none() {
-            let all = topics.iter().flat_map(|(_, topic, _)| topic.all_partitions());
-            speed.assign(&all.collect()).await;
+            speed.assign_all().await;
         }
         Ok(Some(speed))
     }

@@ -106,7 +106,7 @@ async fn collect_generations(generations: &Generations, report: &mut GarbageRepo
         .collect();
     report.generations = delete(store, manifests).await?;
 
-    let files = list(store, &Path::from(VIEWS_FOLDER)).await?;
+    let files = store::list(store, &Path::from(VIEWS_FOLDER)).await?;
     let stored = generations::everything(store).await?;
     let Some((&current, _)) = stored.manifests.last_key_value() else {
         return Ok(());
@@ -175,7 +175,7 @@ pub async fn collect_archive(archive: &Archive) -> Result<GarbageReport, Garbage
     for topic in folders(store, &Path::from(ARCHIVE_FOLDER)).await? {
         for folder in folders(store, &topic).await? {
             let mut garbage = Vec::new();
-            for file in list(store, &folder).await? {
+            for file in store::list(store, &folder).await? {
                 let Some(name) = FileName::parse(&file.location) else {
                     continue;
                 };
@@ -212,7 +212,7 @@ async fn commits_of(archive: &Archive, folder: &Folder) -> Result<Committed, Gar
     let commits = Path::parse(format!("{topic}/_commits/{incarnation}/{partition}"))
         .expect("a folder of a path that the store listed");
     let listed = store.list(Some(&commits)).try_next().await;
-    let Some(any) = listed.map_err(|source| listing_failed(&commits, source))? else {
+    let Some(any) = listed.map_err(|source| store::listing_failed(&commits, source))? else {
         return Ok(Committed::default());
     };
     // The path spells the topic in the store's way; a commit knows its name.
@@ -230,23 +230,8 @@ async fn commits_of(archive: &Archive, folder: &Folder) -> Result<Committed, Gar
 /// The folders in `folder`.
 async fn folders(store: &dyn ObjectStore, folder: &Path) -> Result<Vec<Path>, StoreError> {
     let listing = store.list_with_delimiter(Some(folder)).await;
-    let listing = listing.map_err(|source| listing_failed(folder, source))?;
+    let listing = listing.map_err(|source| store::listing_failed(folder, source))?;
     Ok(listing.common_prefixes)
-}
-
-async fn list(store: &dyn ObjectStore, folder: &Path) -> Result<Vec<ObjectMeta>, StoreError> {
-    let listing = store.list(Some(folder));
-    listing
-        .try_collect()
-        .await
-        .map_err(|source| listing_failed(folder, source))
-}
-
-fn listing_failed(folder: &Path, source: object_store::Error) -> StoreError {
-    StoreError::Failed {
-        attempt: format!("listing {folder}"),
-        source,
-    }
 }
 
 fn locations(files: Vec<ObjectMeta>) -> Vec<Path> {

@@ -16,8 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -139,6 +140,16 @@ pub async fn create_only<T: Record>(
         }
         back_off(failed).await;
     }
+}
+
+/// What lies in `folder`, and in the folders in it.
+pub async fn list(store: &dyn ObjectStore, folder: &Path) -> Result<Vec<ObjectMeta>, StoreError> {
+    let listed = store.list(Some(folder)).try_collect().await;
+    listed.map_err(|source| listing_failed(folder, source))
+}
+
+pub(crate) fn listing_failed(folder: &Path, source: object_store::Error) -> StoreError {
+    StoreError::failed(format!("listing {folder}"), source)
 }
 
 /// Stores `bytes` at `path`, a name that carries an attempt id of the caller's own: so what already stands there is

@@ -116,7 +116,7 @@ pub struct PartitionStatus {
     pub counters: Counters,
 }
 
-/// The running speed layer. Cheap to clone. Folding goes on until the token given to [`SpeedLayer::start`] fires,
+/// The running speed layer. Cheap to clone. Folding goes on until the token given to [`SpeedLayer::open`] fires,
 /// whether anybody holds this or not.
 #[derive(Debug, Clone)]
 pub struct SpeedLayer {
@@ -156,39 +156,18 @@ struct Folding {
 }
 
 impl SpeedLayer {
-    /// Starts folding every partition of `topics` on the current runtime, from a checkpoint where one fits, else from
-    /// `cut` (the cut of the oldest readable generation; partitions that it does not name start at `origins`).
-    /// Ends when `cancel` fires, with a last checkpoint; [`SpeedLayer::ended`] waits for that. Returns when the
-    /// checkpoints are read; replay goes on behind.
+    /// Makes the layer, which folds nothing until [`SpeedLayer::assign`] or [`SpeedLayer::assign_all`] says what; on the
+    /// current runtime, from a checkpoint where one fits, else from `cut` (the cut of the oldest readable generation;
+    /// partitions that it does not name start at `origins`). Ends when `cancel` fires, with a last checkpoint;
+    /// [`SpeedLayer::ended`] waits for that.
     ///
-    /// `topics`: each stream with its topic and the origin of each partition, which says how many partitions are
-    /// folded. `gaps`: those that the archive has accepted.
+    /// `topics`: each stream with its topic and the origin of each partition, which says how many partitions there are.
+    /// `gaps`: those that the archive has accepted.
     #[allow(
         clippy::too_many_arguments,
         reason = "every one is a different thing, named by its type"
     )]
-    pub async fn start(
-        log: Arc<dyn EventLog>,
-        catalog: Arc<Catalog>,
-        topics: Vec<(Arc<Stream>, Topic, Vec<Offset>)>,
-        cut: Cut,
-        gaps: Gaps,
-        horizon: Arc<dyn Horizon>,
-        settings: SpeedSettings,
-        cancel: CancellationToken,
-    ) -> Result<Self, SpeedError> {
-        let all = topics.iter().flat_map(|(_, topic, _)| topic.all_partitions()).collect();
-        let layer = Self::idle(log, catalog, topics, cut, gaps, horizon, settings, cancel).await?;
-        layer.assign(&all).await;
-        Ok(layer)
-    }
-
-    /// The same without a partition: [`SpeedLayer::assign`] says which it folds.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "every one is a different thing, named by its type"
-    )]
-    pub async fn idle(
+    pub async fn open(
         log: Arc<dyn EventLog>,
         catalog: Arc<Catalog>,
         topics: Vec<(Arc<Stream>, Topic, Vec<Offset>)>,
@@ -232,8 +211,15 @@ impl SpeedLayer {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Folds `partitions` from now on and no others: new ones as [`SpeedLayer::start`] does, those no longer named end
-    /// with a last checkpoint and leave the snapshot. Returns when the checkpoints of new ones are read.
+    /// Folds every partition of the topics.
+    pub async fn assign_all(&self) {
+        let topics = self.inner.parts.topics.iter();
+        let all = topics.flat_map(|(_, topic, _)| topic.all_partitions()).collect();
+        self.assign(&all).await;
+    }
+
+    /// Folds `partitions` from now on and no others: those no longer named end with a last checkpoint and leave the
+    /// snapshot. Returns when the checkpoints of new ones are read; replay goes on behind.
     pub async fn assign(&self, partitions: &BTreeSet<TopicPartition>) {
         let _assigning = self.inner.assigning.lock().await;
         self.give_up(partitions);
@@ -368,7 +354,7 @@ impl SpeedLayer {
         Ok(())
     }
 
-    /// Returns when every partition has ended after the token given to [`SpeedLayer::start`] fired, and its last
+    /// Returns when every partition has ended after the token given to [`SpeedLayer::open`] fired, and its last
     /// checkpoint is written.
     pub async fn ended(&self) {
         self.inner.tasks.wait().await;

@@ -118,7 +118,7 @@ async fn to_view(log: &Arc<dyn EventLog>, topic: &Topic, view: &str, folder: &Pa
     };
     let cancel = CancellationToken::new();
     let timer = Timer::start();
-    let speed = SpeedLayer::start(
+    let speed = SpeedLayer::open(
         Arc::clone(log),
         catalog,
         vec![(stream, topic.clone(), vec![Offset(0); 8])],
@@ -129,6 +129,7 @@ async fn to_view(log: &Arc<dyn EventLog>, topic: &Topic, view: &str, folder: &Pa
         cancel.clone(),
     )
     .await?;
+    speed.assign_all().await;
     speed.wait_until(&ends).await?;
     let status = speed.status();
     let events: u64 = status.iter().map(|one| one.events).sum();

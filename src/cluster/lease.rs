@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use foldline_batch_layer::store::{self, Created, Record, StoreError};
 use foldline_event_log::Tick;
-use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
@@ -216,12 +215,7 @@ impl Lease {
     }
 
     async fn epochs(&self) -> Result<Vec<u64>, StoreError> {
-        let folder = Path::from(FOLDER);
-        let objects: Result<Vec<_>, _> = self.store.list(Some(&folder)).try_collect().await;
-        let objects = objects.map_err(|source| StoreError::Failed {
-            attempt: format!("listing {FOLDER}"),
-            source,
-        })?;
+        let objects = store::list(&*self.store, &Path::from(FOLDER)).await?;
         let number = |path: &Path| path.filename()?.strip_suffix(".json")?.parse().ok();
         Ok(objects.iter().filter_map(|object| number(&object.location)).collect())
     }

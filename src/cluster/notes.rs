@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use foldline_batch_layer::store::{self, Record, StoreError};
 use foldline_event_log::{Offset, RecordTime, TopicPartition};
-use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
@@ -189,12 +188,7 @@ pub(crate) async fn all_dead(store: &dyn ObjectStore, roles: &[Role]) -> Result<
 
 /// Every note, of whoever lives or not, and why others cannot be read.
 async fn read(store: &dyn ObjectStore) -> Result<(Vec<Note>, Vec<String>), StoreError> {
-    let folder = Path::from(FOLDER);
-    let objects: Result<Vec<_>, _> = store.list(Some(&folder)).try_collect().await;
-    let objects = objects.map_err(|source| StoreError::Failed {
-        attempt: format!("listing {FOLDER}"),
-        source,
-    })?;
+    let objects = store::list(store, &Path::from(FOLDER)).await?;
     let reads = objects
         .iter()
         .map(|object| store::read_json::<Note>(store, &object.location));

@@ -187,7 +187,7 @@ impl Installation {
             checkpoints: self.folder.path().join(checkpoints),
         };
         let cancel = CancellationToken::new();
-        let speed = SpeedLayer::start(
+        let speed = SpeedLayer::open(
             Arc::clone(&self.log),
             Arc::clone(&self.catalog),
             self.topics.clone(),
@@ -198,6 +198,7 @@ impl Installation {
             cancel.clone(),
         );
         let speed = speed.await.unwrap();
+        speed.assign_all().await;
         let served = self.topics.iter().map(|(stream, topic, origins)| ServedTopic {
             stream: Arc::clone(stream),
             topic: topic.clone(),

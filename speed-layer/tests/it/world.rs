@@ -195,7 +195,7 @@ impl World {
         let cancel = CancellationToken::new();
         let origins = vec![Offset(0); self.topic.partitions as usize];
         let stream = Arc::clone(&catalog.streams()[0]);
-        let layer = SpeedLayer::start(
+        let layer = SpeedLayer::open(
             log,
             catalog,
             vec![(stream, self.topic.clone(), origins)],
@@ -205,10 +205,9 @@ impl World {
             settings,
             cancel.clone(),
         );
-        Running {
-            layer: layer.await.unwrap(),
-            cancel,
-        }
+        let layer = layer.await.unwrap();
+        layer.assign_all().await;
+        Running { layer, cancel }
     }
 
     pub async fn ends(&self) -> BTreeMap<TopicPartition, Offset> {
