@@ -31,7 +31,6 @@ async fn reading_stops_at_the_budget_and_goes_on_when_batch_has_covered_it() {
             stopped.to_string().contains(&named) && stopped.to_string().contains("batch run"),
             "{stopped}"
         );
-        stops += 1;
         running
             .wait_for("all stand still", |status| {
                 let caught_up = |one: &foldline_speed_layer::PartitionStatus| one.until == one.end;
@@ -47,7 +46,12 @@ async fn reading_stops_at_the_budget_and_goes_on_when_batch_has_covered_it() {
             .filter_map(|view| view.segments.last())
             .map(|segment| segment.ticks.1)
             .max();
-        cut = world.cut_at(Tick(newest.unwrap().0 + CUT_EVERY_MS)).await;
+        // Those that have not freed anything yet still show what lies below the cut, which never goes back.
+        let beyond = newest.map(|newest| Tick(newest.0 + CUT_EVERY_MS));
+        if beyond > cut.tick {
+            cut = world.cut_at(beyond.unwrap()).await;
+            stops += 1;
+        }
         running.layer.retain(&cut, &[cut.tick.unwrap()]);
         running
             .wait_for("freed", |status| status.iter().any(|one| one.stopped.is_none()))
