@@ -1,6 +1,6 @@
 # What people and CI type. Everything runs with cargo alone.
 
-.PHONY: demo test test-services lint bench bench-services soak soak-services grammar fuzz real-data corpus-duckdb
+.PHONY: demo test test-services test-kafka-tls lint bench bench-services soak soak-services grammar fuzz real-data corpus-duckdb
 
 # The whole platform on generated events: builds, then serves the page until Ctrl-C. Without the clouds, which only a
 # longer build has.
@@ -15,6 +15,10 @@ test:
 test-services:
 	infra/services/with-kafka.sh infra/services/with-stores.sh \
 		cargo test --workspace --test it -- kafka servers --nocapture
+
+# Kafka by TLS: needs the OpenSSL of the system with its headers, and a build of its own.
+test-kafka-tls:
+	infra/services/with-kafka.sh cargo test --features kafka-tls --workspace --test it -- by_tls --nocapture
 
 lint:
 	cargo fmt --all -- --check

@@ -79,6 +79,11 @@ pub(crate) struct Tally {
     pub(crate) rows: u64,
     /// Milliseconds that they took.
     pub(crate) elapsed_ms: u64,
+    /// Of runs that did not fail, by step: until the archive reached the tick; reading and folding; merging, writing and
+    /// publishing.
+    pub(crate) archive_ms: u64,
+    pub(crate) fold_ms: u64,
+    pub(crate) write_ms: u64,
 }
 
 /// A run on the books; comes off them however it ends.
@@ -180,8 +185,14 @@ impl BatchRuns {
             Ok(_) => tally.nothing_new += 1,
             Err(_) => tally.failed += 1,
         }
-        tally.rows += report.as_ref().map_or(0, |report| report.rows);
-        tally.elapsed_ms += u64::try_from(self.now_ms() - started_ms).unwrap_or_default();
+        let elapsed_ms = u64::try_from(self.now_ms() - started_ms).unwrap_or_default();
+        tally.elapsed_ms += elapsed_ms;
+        if let Ok(report) = report {
+            tally.rows += report.rows;
+            tally.archive_ms += elapsed_ms.saturating_sub(report.elapsed_ms);
+            tally.fold_ms += report.fold_ms;
+            tally.write_ms += report.elapsed_ms.saturating_sub(report.fold_ms);
+        }
     }
 
     async fn try_run(

@@ -1,6 +1,7 @@
 //! What the layers count, as `/metrics` names it.
 
 use foldline_batch_layer::ArchiverCounters;
+use foldline_event_log::collect::http::CollectorCounters;
 use foldline_serving_layer::Count;
 use foldline_speed_layer::PartitionStatus;
 
@@ -10,6 +11,9 @@ use crate::platform::Core;
 /// What was counted since the start.
 pub(crate) fn counts(core: &Core) -> Vec<Count> {
     let mut counts = Vec::new();
+    if let Some(collector) = &core.collector {
+        collect(&mut counts, collector.counters());
+    }
     if let Some(archiver) = &core.archiver {
         archive(&mut counts, &archiver.counters());
     }
@@ -18,6 +22,34 @@ pub(crate) fn counts(core: &Core) -> Vec<Count> {
     }
     batch(&mut counts, &core.runs.tally());
     counts
+}
+
+fn collect(counts: &mut Vec<Count>, counters: CollectorCounters) {
+    for (outcome, requests) in [
+        ("stored", counters.stored),
+        ("busy", counters.busy),
+        ("refused", counters.refused),
+    ] {
+        let labels = vec![("outcome", outcome.to_owned())];
+        let help = "Requests with events, by outcome; busy ones are to be sent again";
+        counts.push(count("collect_requests", help, labels, requests));
+    }
+    for (name, help, value) in [
+        (
+            "collect_repeats",
+            "Requests that were stored before, and so not again",
+            counters.repeats,
+        ),
+        ("collect_events", "Events stored", counters.events),
+        ("collect_bytes", "Bytes of these events", counters.bytes),
+        (
+            "collect_rejected_events",
+            "Events that were not JSON, and so not stored",
+            counters.rejected,
+        ),
+    ] {
+        counts.push(count(name, help, Vec::new(), value));
+    }
 }
 
 fn archive(counts: &mut Vec<Count>, counters: &ArchiverCounters) {
@@ -134,12 +166,27 @@ fn batch(counts: &mut Vec<Count>, tally: &Tally) {
         Vec::new(),
         tally.rows,
     ));
-    counts.push(Count {
-        name: "batch_run_seconds",
-        help: "Seconds that batch runs took",
-        labels: Vec::new(),
-        value: tally.elapsed_ms as f64 / 1000.0,
-    });
+    let mut seconds = |name, help, labels, elapsed_ms: u64| {
+        let value = elapsed_ms as f64 / 1000.0;
+        counts.push(Count {
+            name,
+            help,
+            labels,
+            value,
+        });
+    };
+    let help = "Seconds that batch runs took";
+    seconds("batch_run_seconds", help, Vec::new(), tally.elapsed_ms);
+    for (step, elapsed_ms) in [
+        ("archive", tally.archive_ms),
+        ("fold", tally.fold_ms),
+        ("write", tally.write_ms),
+    ] {
+        let labels = vec![("step", step.to_owned())];
+        let help =
+            "Seconds that the steps of batch runs that did not fail took: waiting for the archive, folding, writing";
+        seconds("batch_step_seconds", help, labels, elapsed_ms);
+    }
 }
 
 fn count(name: &'static str, help: &'static str, labels: Vec<(&'static str, String)>, value: u64) -> Count {

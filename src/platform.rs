@@ -90,6 +90,7 @@ pub(crate) struct Core {
     pub(crate) archiver: Option<ArchiverHandle>,
     pub(crate) generations: Generations,
     pub(crate) speed: Option<SpeedLayer>,
+    pub(crate) collector: Option<Collector>,
     /// What answers are made from, of this process and of others.
     pub(crate) realtime: Arc<dyn RealtimeStore>,
     /// The same where others may fold, too.
@@ -402,6 +403,10 @@ impl Building {
         });
         runs.retain();
         let serving = self.serving(&archive, &generations, &realtime, &topics);
+        let collector = self.roles.contains(&Role::Collect).then(|| {
+            let streams = self.catalog.streams().iter().cloned();
+            Collector::new(Arc::clone(&self.log), streams).with_record_bytes_max(self.settings.log.record_bytes_max)
+        });
         Ok(Core {
             settings: self.settings,
             catalog: self.catalog,
@@ -412,6 +417,7 @@ impl Building {
             archiver,
             generations,
             speed,
+            collector,
             realtime,
             shared,
             cluster: self.cluster,
@@ -585,11 +591,8 @@ impl RealtimeStore for NoSpeed {
 
 fn router(core: &Arc<Core>, roles: &[Role], stop: &CancellationToken) -> Router {
     let mut router = admin::router(Arc::clone(core));
-    if roles.contains(&Role::Collect) {
-        let streams = core.catalog.streams().iter().cloned();
-        let collector =
-            Collector::new(Arc::clone(&core.log), streams).with_record_bytes_max(core.settings.log.record_bytes_max);
-        router = router.merge(collect::http::router(collector));
+    if let Some(collector) = &core.collector {
+        router = router.merge(collect::http::router(collector.clone()));
     }
     if roles.contains(&Role::Serve) {
         router = router.merge(foldline_serving_layer::http::router(

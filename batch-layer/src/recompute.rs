@@ -68,6 +68,8 @@ pub struct RunReport {
     pub spilled: u64,
     /// Milliseconds that it took.
     pub elapsed_ms: u64,
+    /// Of these, milliseconds for reading and folding rows; the rest goes into plan, merging, writing and publishing.
+    pub fold_ms: u64,
     /// Views that `generation` was computed without, by name, and why.
     pub failed: BTreeMap<String, String>,
     /// The tick that the run was asked for lies before that of `generation`, so that it could not go on from there.
@@ -195,6 +197,7 @@ impl Recompute {
                 files: 0,
                 spilled: 0,
                 elapsed_ms: self.since(started_ms),
+                fold_ms: 0,
                 failed: self.names(&base.failed),
                 behind: Some(tick) < base.cut.tick,
             });
@@ -209,7 +212,9 @@ impl Recompute {
             spilled: AtomicU64::new(0),
         };
         let accumulator = Accumulator::new(plan.jobs.iter().map(|job| Arc::clone(&job.fold)).collect());
+        let folding_since_ms = self.clock.now_ms();
         let rows = run.fold_rows(&accumulator, progress).await?;
+        let fold_ms = self.since(folding_since_ms);
         let (views, failed) = run.write_views(&accumulator).await?;
         let draft = Draft {
             attempt: run.attempt,
@@ -226,6 +231,7 @@ impl Recompute {
             files: plan.files,
             spilled: run.spilled.into_inner(),
             elapsed_ms: self.since(started_ms),
+            fold_ms,
             failed: self.names(&generation.failed),
             behind: Some(tick) < generation.cut.tick,
             generation,

@@ -498,6 +498,10 @@ impl Broker {
         // After a kill a broker waits for the end of its own session.
         let quick = "broker.session.timeout.ms=3000\nbroker.heartbeat.interval.ms=500\n";
         write(folder.path(), "extra.properties", quick);
+        Self::started(folder, port)
+    }
+
+    fn started(folder: tempfile::TempDir, port: u16) -> Self {
         let broker = Self { folder, port };
         broker.act("start");
         broker
@@ -582,4 +586,147 @@ fn kafka_brokers_that_are_killed_are_named_and_come_back() {
     folder.ok(&["batch", "run", "--full"]);
     folder.ok(&["verify", "--all"]);
     running.terminate();
+}
+
+/// A broker that also listens by TLS on the port two above, to users with a password.
+#[cfg(feature = "kafka-tls")]
+fn broker_with_tls(port: u16, user: &str, password: &str) -> Broker {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let done = Command::new(program).current_dir(&folder).args(arguments).output();
+        let done = done.unwrap();
+        assert!(
+            done.status.success(),
+            "{program}: {}{}",
+            text(&done.stdout),
+            text(&done.stderr)
+        );
+    };
+    let of_store = [
+        "-keystore",
+        "broker.p12",
+        "-storepass",
+        "of-the-broker",
+        "-alias",
+        "broker",
+    ];
+    let named = [
+        "-dname",
+        "CN=broker",
+        "-ext",
+        "SAN=ip:127.0.0.1",
+        "-keyalg",
+        "RSA",
+        "-validity",
+        "2",
+    ];
+    run("keytool", &[&["-genkeypair"], &of_store[..], &named[..]].concat());
+    run(
+        "keytool",
+        &[&["-exportcert", "-rfc", "-file", "broker.pem"], &of_store[..]].concat(),
+    );
+    let tls = port + 2;
+    let properties = format!(
+        "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{},SASL_SSL://127.0.0.1:{tls}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{tls}\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL\n\
+         ssl.keystore.location={}\nssl.keystore.password=of-the-broker\nssl.keystore.type=PKCS12\n\
+         sasl.enabled.mechanisms=SCRAM-SHA-512\n\
+         listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=\
+         org.apache.kafka.common.security.scram.ScramLoginModule required;\n",
+        port + 1,
+        folder.path().join("broker.p12").display()
+    );
+    write(folder.path(), "extra.properties", &properties);
+    let broker = Broker::started(folder, port);
+    let lib = std::env::var("FOLDLINE_TEST_KAFKA_LIB").unwrap();
+    let config = format!("SCRAM-SHA-512=[password={password}]");
+    let mut configs = Command::new("java");
+    configs.args([
+        "-cp",
+        &format!("{lib}/*"),
+        "kafka.admin.ConfigCommand",
+        "--bootstrap-server",
+    ]);
+    configs.args([
+        &broker.address(),
+        "--alter",
+        "--add-config",
+        &config,
+        "--entity-type",
+        "users",
+    ]);
+    let done = configs.args(["--entity-name", user]).output().unwrap();
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    broker
+}
+
+#[cfg(feature = "kafka-tls")]
+#[test]
+fn kafka_is_reached_by_tls_with_a_password() {
+    if std::env::var_os("FOLDLINE_TEST_KAFKA_LIB").is_none() {
+        return;
+    }
+    let broker = broker_with_tls(19_592, "foldline", "planted-password");
+    let address = format!("127.0.0.1:{}", broker.port + 2);
+    let folder_with = |certificate: &str, password: &str| {
+        let certificate = broker.folder.path().join(certificate);
+        let certificate = certificate.display();
+        Folder::on_kafka(
+            &address,
+            &format!(
+                "\"security.protocol\" = \"sasl_ssl\"\n\"ssl.ca.location\" = \"{certificate}\"\n\
+                 \"sasl.mechanism\" = \"SCRAM-SHA-512\"\n\"sasl.username\" = \"foldline\"\n\
+                 \"sasl.password\" = \"{password}\"\n{SHORT}"
+            ),
+        )
+    };
+    let folder = folder_with("broker.pem", "planted-password");
+    let running = folder.start().ready();
+    folder.import_visits();
+    folder.ok(&["batch", "run"]);
+    folder.ok(&["verify", "--all"]);
+    running.terminate();
+
+    // Whom nobody vouches for is not talked to, and who says the wrong password is told so; nobody hears the password.
+    let store = [
+        "-genkeypair",
+        "-keystore",
+        "other.p12",
+        "-storepass",
+        "of-another",
+        "-dname",
+        "CN=other",
+    ];
+    let more = ["-keyalg", "RSA", "-alias", "other"];
+    let export = [
+        "-exportcert",
+        "-rfc",
+        "-file",
+        "other.pem",
+        "-keystore",
+        "other.p12",
+        "-storepass",
+        "of-another",
+    ];
+    for arguments in [
+        [&store[..], &more[..]].concat(),
+        [&export[..], &["-alias", "other"]].concat(),
+    ] {
+        let done = Command::new("keytool")
+            .current_dir(&broker.folder)
+            .args(arguments)
+            .output();
+        assert!(done.unwrap().status.success());
+    }
+    for (certificate, password, said) in [
+        ("other.pem", "planted-password", "certificate"),
+        ("broker.pem", "wrong-planted-password", "Authentication failed"),
+    ] {
+        let refused = folder_with(certificate, password);
+        let output = refused.command(&["topics", "create"]).output().unwrap();
+        let told = text(&output.stdout).to_owned() + text(&output.stderr);
+        assert!(!output.status.success() && told.contains(said), "{told}");
+        assert!(!told.contains("planted"), "{told}");
+    }
 }

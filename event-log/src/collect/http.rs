@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
 use axum::body::Body;
@@ -52,6 +53,61 @@ pub struct Collector {
     body_bytes_max: usize,
     record_bytes_max: usize,
     memory: Arc<Semaphore>,
+    counts: Arc<Counts>,
+}
+
+/// What the collector counts, for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CollectorCounters {
+    /// Requests answered with 202.
+    pub stored: u64,
+    /// Of these, repeats of a request that was stored before.
+    pub repeats: u64,
+    /// Requests that the log could not take: the sender is to try again.
+    pub busy: u64,
+    /// Requests refused for what they are, or that failed.
+    pub refused: u64,
+    /// Events stored.
+    pub events: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Events that were not JSON, and so not stored.
+    pub rejected: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    stored: AtomicU64,
+    repeats: AtomicU64,
+    busy: AtomicU64,
+    refused: AtomicU64,
+    events: AtomicU64,
+    bytes: AtomicU64,
+    rejected: AtomicU64,
+}
+
+impl Counts {
+    fn refused(&self, problem: &Problem) {
+        let kind = match problem.status {
+            StatusCode::SERVICE_UNAVAILABLE => &self.busy,
+            _ => &self.refused,
+        };
+        kind.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn stored(&self, (events, bytes): (u64, u64), rejected: usize, outcome: Appended) {
+        self.stored.fetch_add(1, Ordering::Relaxed);
+        self.rejected.fetch_add(rejected as u64, Ordering::Relaxed);
+        match outcome {
+            Appended::Already => {
+                self.repeats.fetch_add(1, Ordering::Relaxed);
+            }
+            Appended::Stored => {
+                self.events.fetch_add(events, Ordering::Relaxed);
+                self.bytes.fetch_add(bytes, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 impl Collector {
@@ -67,6 +123,7 @@ impl Collector {
             body_bytes_max: BODY_BYTES_MAX,
             record_bytes_max: RECORD_BYTES_MAX,
             memory: Arc::new(Semaphore::new(0)),
+            counts: Arc::default(),
         };
         collector.with_body_bytes_max(BODY_BYTES_MAX)
     }
@@ -86,6 +143,21 @@ impl Collector {
         Self {
             record_bytes_max: bytes,
             ..self
+        }
+    }
+
+    /// What was counted since the start.
+    pub fn counters(&self) -> CollectorCounters {
+        let counts = &self.counts;
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        CollectorCounters {
+            stored: read(&counts.stored),
+            repeats: read(&counts.repeats),
+            busy: read(&counts.busy),
+            refused: read(&counts.refused),
+            events: read(&counts.events),
+            bytes: read(&counts.bytes),
+            rejected: read(&counts.rejected),
         }
     }
 
@@ -141,14 +213,20 @@ async fn take_events(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let stream = Arc::clone(collector.stream(&stream)?);
-    let idempotency_key = idempotency_key(&headers)?;
-    let (body, _memory) = read_body(&collector, &headers, body).await?;
+    let taken = take(&collector, &stream, &headers, body).await;
+    let taken = taken.inspect_err(|problem| collector.counts.refused(problem))?;
+    Ok((StatusCode::ACCEPTED, axum::Json(taken)).into_response())
+}
+
+async fn take(collector: &Collector, stream: &str, headers: &HeaderMap, body: Body) -> Result<Taken, Problem> {
+    let stream = Arc::clone(collector.stream(stream)?);
+    let idempotency_key = idempotency_key(headers)?;
+    let (body, _memory) = read_body(collector, headers, body).await?;
     let sequence = match idempotency_key {
         None => None,
         Some(key) => {
             let sequence = request_sequence(&stream, &key, &body);
-            refuse_another_body(&collector, &sequence).await?;
+            refuse_another_body(collector, &sequence).await?;
             Some(sequence)
         }
     };
@@ -168,21 +246,30 @@ async fn take_events(
             event.of_lines(&body)
         }
     };
-    let (records, taken) = if body_is_small(&headers) {
+    let (records, taken) = if body_is_small(headers) {
         take_apart()?
     } else {
         tokio::task::spawn_blocking(take_apart)
             .await
             .map_err(|_| Problem::internal())??
     };
+    let mut outcome = Appended::Stored;
+    let weight = weight(&records);
     if !records.is_empty() || sequence.is_some() {
-        let outcome = collector.append(&stream, records, sequence.clone()).await?;
+        outcome = collector.append(&stream, records, sequence.clone()).await?;
         if let (Appended::Already, Some(sequence)) = (outcome, &sequence) {
             // Stored by then: perhaps another body, that came at the same moment.
-            refuse_another_body(&collector, sequence).await?;
+            refuse_another_body(collector, sequence).await?;
         }
     }
-    Ok((StatusCode::ACCEPTED, axum::Json(taken)).into_response())
+    collector.counts.stored(weight, taken.rejected.len(), outcome);
+    Ok(taken)
+}
+
+/// Events and their bytes.
+fn weight(records: &[NewRecord]) -> (u64, u64) {
+    let bytes = records.iter().map(|record| record.value.len() as u64);
+    (records.len() as u64, bytes.sum())
 }
 
 fn body_is_small(headers: &HeaderMap) -> bool {
@@ -381,19 +468,32 @@ async fn import_chunk(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let stream = Arc::clone(collector.stream(&stream)?);
-    let producer = import_producer(&file, &stream)?;
-    let (body, _memory) = read_body(&collector, &headers, body).await?;
-    let records = chunk::decode(body)
-        .map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, "not-records", "not records", detail))?;
-    let outcome = collector
-        .append(&stream, records, Some(ProducerSequence { producer, sequence }))
-        .await?;
-    let outcome = match outcome {
+    let outcome = take_chunk(&collector, &stream, &file, sequence, &headers, body).await;
+    let outcome = match outcome.inspect_err(|problem| collector.counts.refused(problem))? {
         Appended::Stored => "stored",
         Appended::Already => "already",
     };
     Ok(axum::Json(serde_json::json!({ "outcome": outcome })).into_response())
+}
+
+async fn take_chunk(
+    collector: &Collector,
+    stream: &str,
+    file: &str,
+    sequence: u64,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Appended, Problem> {
+    let stream = Arc::clone(collector.stream(stream)?);
+    let producer = import_producer(file, &stream)?;
+    let (body, _memory) = read_body(collector, headers, body).await?;
+    let records = chunk::decode(body)
+        .map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, "not-records", "not records", detail))?;
+    let weight = weight(&records);
+    let sequence = ProducerSequence { producer, sequence };
+    let outcome = collector.append(&stream, records, Some(sequence)).await?;
+    collector.counts.stored(weight, 0, outcome);
+    Ok(outcome)
 }
 
 fn import_producer(file: &str, stream: &Stream) -> Result<String, Problem> {

@@ -93,6 +93,12 @@ impl KafkaSettings {
             return Err(format!("\"{own}\" cannot be passed on: foldline sets it itself"));
         }
         for (key, value) in &self.librdkafka {
+            if !cfg!(feature = "kafka-tls") && needs_tls(key, value) {
+                return Err(self.redacted(format!(
+                    "\"{key}\" = \"{value}\" needs TLS, and this foldline was built without it: build it with \
+                     --features kafka-tls"
+                )));
+            }
             let mut config = ClientConfig::new();
             config.set(key, value);
             if let Err(error) = config.create_native_config() {
@@ -118,6 +124,16 @@ impl KafkaSettings {
     fn secrets(&self) -> impl Iterator<Item = &str> {
         let secrets = self.librdkafka.iter().filter(|(key, _)| is_secret(key));
         secrets.map(|(_, value)| value.as_str())
+    }
+}
+
+/// What librdkafka can do only with OpenSSL.
+fn needs_tls(key: &str, value: &str) -> bool {
+    let value = value.to_ascii_lowercase();
+    match key {
+        "security.protocol" => matches!(value.as_str(), "ssl" | "sasl_ssl"),
+        "sasl.mechanism" | "sasl.mechanisms" => value.starts_with("scram-"),
+        _ => key.starts_with("ssl."),
     }
 }
 

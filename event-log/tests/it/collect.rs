@@ -8,7 +8,7 @@ use arrow::array::Array;
 use arrow::datatypes::DataType;
 use async_trait::async_trait;
 use foldline_event_log::collect::chunk;
-use foldline_event_log::collect::http::{Collector, router};
+use foldline_event_log::collect::http::{Collector, CollectorCounters, router};
 use foldline_event_log::{
     Appended, EmbeddedLog, EmbeddedSettings, EventLog, LogError, NewRecord, Offset, ProducerSequence, Records, Span,
     SystemClock, Topic, TopicPartition,
@@ -51,6 +51,12 @@ struct Served {
 
 fn clicks() -> Arc<Stream> {
     Arc::new(stream("clicks", "user", vec![column("user", DataType::Utf8, false)]))
+}
+
+/// A collector that waits for nobody, and what it counts.
+async fn counted(log: Arc<dyn EventLog>) -> (SocketAddr, Collector) {
+    let collector = Collector::new(log, [clicks()]);
+    (listen(collector.clone()).await, collector)
 }
 
 async fn serve(adjust: impl FnOnce(Collector) -> Collector) -> Served {
@@ -382,6 +388,42 @@ async fn a_full_log_says_when_to_come_back() {
         (503, &json!("https://foldline.dev/problems/log-is-full"))
     );
     assert!(answer.head.contains("retry-after: 1"), "{}", answer.head);
+}
+
+#[tokio::test]
+async fn what_becomes_of_requests_and_events_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = EmbeddedLog::open(EmbeddedSettings::new(folder.path()), Arc::new(SystemClock)).unwrap();
+    let (address, collector) = counted(Arc::clone(&log) as _).await;
+    let events = "/v1/streams/clicks/events";
+    let key = "Content-Type: application/x-ndjson\r\nIdempotency-Key: 1\r\n";
+    for _ in 0..2 {
+        send(address, "POST", events, key, b"{\"user\":\"u\"}\n{}\nbroken\n").await;
+    }
+    send(address, "POST", "/v1/streams/others/events", "", b"{}").await;
+    let chunk = chunk::encode(&[NewRecord {
+        value: "x,y".into(),
+        ..NewRecord::default()
+    }]);
+    send(address, "POST", "/v1/streams/clicks/import/0123abcd/1", "", &chunk).await;
+    let expected = CollectorCounters {
+        stored: 3,
+        repeats: 1,
+        busy: 0,
+        refused: 1,
+        events: 3,
+        bytes: 17,
+        rejected: 2,
+    };
+    assert_eq!(collector.counters(), expected);
+
+    let (address, collector) = counted(Arc::new(FullLog(log))).await;
+    send(address, "POST", events, "", b"{}").await;
+    let expected = CollectorCounters {
+        busy: 1,
+        ..CollectorCounters::default()
+    };
+    assert_eq!(collector.counters(), expected);
 }
 
 #[tokio::test]

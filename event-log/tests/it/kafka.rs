@@ -441,6 +441,10 @@ fn settings_that_make_answers_inexact_and_unknown_ones_are_refused() {
         ("auto.offset.reset", "latest", "foldline sets it itself"),
         ("no.such.setting", "1", "no.such.setting"),
         ("compression.type", "tighter", "compression.type"),
+        #[cfg(not(feature = "kafka-tls"))]
+        ("security.protocol", "SASL_SSL", "--features kafka-tls"),
+        #[cfg(not(feature = "kafka-tls"))]
+        ("sasl.mechanism", "SCRAM-SHA-512", "--features kafka-tls"),
     ] {
         let mut settings = settings("127.0.0.1:9");
         settings.librdkafka.insert(key.into(), value.into());
