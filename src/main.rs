@@ -142,6 +142,7 @@ fn start(cli: Cli) -> anyhow::Result<()> {
     if merged.settings.memory_bytes > 0 {
         without_huge_pages();
     }
+    raise_open_files();
     let nice = niceness();
     let accept = runtime("accept", move || go_soon(nice))?;
     let answers = runtime("answer", move || go_soon(nice))?;
@@ -231,6 +232,21 @@ fn without_huge_pages() {
     // SAFETY: no memory is handed over. Where the call is forbidden nothing changes.
     unsafe {
         libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0);
+    }
+}
+
+/// As many open files as the system allows: the log, the keys of duplicate horizons and connections have some for every
+/// partition, and the usual 1,024 are a bound for programs that ask `select(2)`.
+#[allow(unsafe_code, reason = "the standard library knows no limits")]
+fn raise_open_files() {
+    #[cfg(unix)]
+    // SAFETY: `limit` outlives both calls. Where raising it is forbidden nothing changes.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! unless they take less than that, everything that goes on by itself (archiver, speed layer, batch runs) on a third. The
 //! embedded log is always open here, because one process at a time may have it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ use foldline_batch_layer::scheduler::Ledger;
 use foldline_batch_layer::store::{self, Patience, PlaceError};
 use foldline_batch_layer::{Archive, Archiver, ArchiverHandle, ArchiverSettings, Generations, Recompute};
 use foldline_event_log::collect::{self, http::Collector};
-use foldline_event_log::{Clock, EventLog, LogError, Offset, SystemClock, Topic, TopicPartition, with_causes};
+use foldline_event_log::{
+    Clock, EventLog, KeysOnDisk, LogError, Offset, SystemClock, Topic, TopicPartition, with_causes,
+};
 use foldline_serving_layer::{Limits, ServedTopic, Serving, ServingParts};
 use foldline_speed_layer::{Gaps, RealtimeStore, Snapshot, SpeedLayer, SpeedSettings};
 use foldline_sql::{Catalog, SourceFile, Stream};
@@ -369,7 +372,7 @@ impl Building {
     async fn core(self) -> anyhow::Result<Core> {
         let settings = &self.settings;
         let store = Arc::clone(&self.store);
-        let archive = Archive::new(Arc::clone(&store));
+        let archive = Archive::new(Arc::clone(&store)).with_keys_on_disk(keys_on_disk(&settings.data_dir)?);
         let topics = self.topics(&archive).await?;
         let generations = generations(settings, &store, &self.clock)?;
         let ledger = Ledger::new(Arc::clone(&store));
@@ -544,6 +547,18 @@ impl Building {
             workers: Some(self.answers.clone()),
         })
     }
+}
+
+/// Keys of the duplicate horizon that one partition has in memory, in each layer: less than a MiB.
+const KEYS_IN_MEMORY: usize = 16 << 10;
+
+fn keys_on_disk(data_dir: &Path) -> anyhow::Result<KeysOnDisk> {
+    let folder = data_dir.join("keys");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
+    Ok(KeysOnDisk {
+        folder,
+        keys_in_memory: KEYS_IN_MEMORY,
+    })
 }
 
 /// The gaps that the archive has accepted.

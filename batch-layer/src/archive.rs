@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use foldline_event_log::{MarkState, Offset, ReadError, ReaderStart, RecordTime, Tick, TopicPartition};
+use foldline_event_log::{KeysOnDisk, MarkState, Offset, ReadError, ReaderStart, RecordTime, Tick, TopicPartition};
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -267,6 +267,7 @@ pub enum ArchiveError {
 #[derive(Debug, Clone)]
 pub struct Archive {
     store: Arc<dyn ObjectStore>,
+    keys_on_disk: Option<KeysOnDisk>,
     known: Arc<Mutex<HashMap<TopicPartition, Arc<tokio::sync::Mutex<Known>>>>>,
 }
 
@@ -323,7 +324,16 @@ impl Archive {
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
         Self {
             store,
+            keys_on_disk: None,
             known: Arc::default(),
+        }
+    }
+
+    /// Who judges rows by this archive keeps keys of the duplicate horizon there that are too many for memory.
+    pub fn with_keys_on_disk(self, keys_on_disk: KeysOnDisk) -> Self {
+        Self {
+            keys_on_disk: Some(keys_on_disk),
+            ..self
         }
     }
 

@@ -22,7 +22,7 @@ pub use embedded::{EmbeddedLog, EmbeddedSettings};
 #[cfg(feature = "kafka")]
 pub use kafka::{KafkaLog, KafkaSettings, Member};
 pub use log::{Appended, EventLog, LogError, NewRecord, ProducerSequence, Records, Span, Topic};
-pub use marks::{Horizon, MarkState, NoHorizon};
+pub use marks::{Horizon, HorizonError, KeysOnDisk, MarkState, NoHorizon, TakeKept};
 pub use position::{Coverage, Cut, Offset, Partition, PartitionCut, RecordTime, Tick, TopicPartition, keeps_boundary};
 pub use reader::{DeadLetter, EventBatch, Progress, ReadError, ReaderStart, StreamReader};
 

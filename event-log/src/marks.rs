@@ -12,8 +12,9 @@
 //! | 102 | 95 | a | 95 | 106 | late (95 < 106 - 10), duplicate of the first |
 //! | 160 | 96 | a | 96 | 106 | not late: exactly 10 s behind; not duplicate: 60 s after the first |
 
-use std::collections::{HashSet, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+mod keys;
+
+use std::io;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
@@ -26,6 +27,8 @@ use siphasher::sip128::SipHasher13;
 use uuid::Uuid;
 
 use crate::{Offset, RecordTime, TopicPartition};
+use keys::Keys;
+pub use keys::KeysOnDisk;
 
 /// Name of the column with the record time, that is the running maximum, Int64, milliseconds.
 pub const RECORD_TIME_MAX: &str = "_record_time_max";
@@ -41,19 +44,30 @@ pub struct MarkState {
     pub max_event_time: Option<i64>,
 }
 
+/// What a [`Horizon`] fails with.
+pub type HorizonError = Box<dyn std::error::Error + Send + Sync>;
+/// Takes rows of a [`Horizon`].
+pub type TakeKept<'a> = &'a mut (dyn FnMut(&RecordBatch) -> Result<(), HorizonError> + Send);
+
 /// Gives back the keys of the duplicate horizon at an offset, from wherever rows are kept (the archive).
 #[async_trait]
 pub trait Horizon: Send + Sync + std::fmt::Debug {
-    /// The rows of `partition` below `until` that were kept (not malformed, not duplicate) and whose record time is at
-    /// least `since`, in offset order: the columns `columns`, then `_record_time_max` (Int64: the record time, that is
-    /// the running maximum, in milliseconds).
+    /// Hands to `take` the rows of `partition` below `until` that were kept (not malformed, not duplicate) and whose record
+    /// time is at least `since`, in offset order: the columns `columns`, then `_record_time_max` (Int64: the record time,
+    /// that is the running maximum, in milliseconds).
     async fn kept_rows(
         &self,
         partition: &TopicPartition,
         until: Offset,
         since: RecordTime,
         columns: &[String],
-    ) -> Result<Vec<RecordBatch>, Box<dyn std::error::Error + Send + Sync>>;
+        take: TakeKept<'_>,
+    ) -> Result<(), HorizonError>;
+
+    /// Where keys lie that are too many for memory; `None`: they all stay there.
+    fn keys_on_disk(&self) -> Option<KeysOnDisk> {
+        None
+    }
 }
 
 /// A horizon without rows: for a stream without a unique key, and for a partition read from its origin.
@@ -68,13 +82,11 @@ impl Horizon for NoHorizon {
         _until: Offset,
         _since: RecordTime,
         _columns: &[String],
-    ) -> Result<Vec<RecordBatch>, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(Vec::new())
+        _take: TakeKept<'_>,
+    ) -> Result<(), HorizonError> {
+        Ok(())
     }
 }
-
-/// Room for so many keys is never given back.
-const KEYS_MIN: usize = 1_024;
 
 /// What can be wrong with keys.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +97,9 @@ pub enum MarkError {
     /// The rows of the horizon are not what was asked for.
     #[error("the duplicate horizon is damaged: {0}")]
     Horizon(String),
+    /// The keys cannot be written to the disk or read from it. Nothing was judged.
+    #[error("cannot keep the keys of the duplicate horizon on disk")]
+    Disk(#[source] io::Error),
 }
 
 /// Marks the rows of one partition.
@@ -120,13 +135,17 @@ impl Judged {
 }
 
 impl Marks {
-    /// Marks rows of `stream` from `state` on; the horizon is empty.
-    pub fn new(stream: &Stream, state: MarkState) -> Self {
+    /// Marks rows of `stream` from `state` on; the horizon is empty. `on_disk`: where its keys lie that are too many for
+    /// memory.
+    pub fn new(stream: &Stream, state: MarkState, on_disk: Option<KeysOnDisk>) -> Self {
         Self {
             lateness_us: stream.lateness_ms.map(|lateness| lateness.saturating_mul(1000)),
             max_skew_us: stream.max_skew_ms.saturating_mul(1000),
             state,
-            unique: stream.unique.as_ref().map(|unique| Unique::new(unique.within_ms)),
+            unique: stream
+                .unique
+                .as_ref()
+                .map(|unique| Unique::new(unique.within_ms, on_disk)),
         }
     }
 
@@ -142,21 +161,36 @@ impl Marks {
         Some(RecordTime(now.saturating_sub(unique.within_ms).saturating_add(1)))
     }
 
-    /// Takes back what [`Horizon::kept_rows`] gave for `columns` since [`Marks::horizon_since`].
+    /// Takes back what [`Horizon::kept_rows`] hands over for `columns` since [`Marks::horizon_since`].
     pub fn restore(&mut self, rows: &RecordBatch, columns: &[String]) -> Result<(), MarkError> {
         let (Some(unique), Some(now)) = (&mut self.unique, self.state.record_time) else {
             return Ok(());
         };
         let times = kept_times(rows)?;
-        let hashes = unique.hashes(&key_columns(rows, columns)?)?;
-        for (time, hash) in times.values().iter().zip(hashes) {
+        let mut last = times.values().first().copied().unwrap_or_default();
+        for (time, (hash, before)) in times
+            .values()
+            .iter()
+            .zip(unique.look_up(last, &key_columns(rows, columns)?)?)
+        {
             if *time > now.0 {
                 return Err(MarkError::Horizon(format!(
                     "it has a row of record time {time} before an offset whose record time is {}",
                     now.0
                 )));
             }
-            unique.take_back(*time, hash)?;
+            if *time < last {
+                return Err(MarkError::Horizon(format!(
+                    "its record times go back from {last} to {time}"
+                )));
+            }
+            last = *time;
+            if unique.keys.repeats(*time, hash, before) {
+                return Err(MarkError::Horizon(format!(
+                    "two rows with one key were kept within {} ms, the second at record time {time}",
+                    unique.within_ms
+                )));
+            }
         }
         Ok(())
     }
@@ -170,8 +204,9 @@ impl Marks {
         event_times: Option<&[i64]>,
         keys: &[ArrayRef],
     ) -> Result<Judged, MarkError> {
-        let hashes = match &mut self.unique {
-            Some(unique) => unique.hashes(keys)?,
+        let now = self.state.record_time.map_or(i64::MIN, |time| time.0);
+        let found = match &mut self.unique {
+            Some(unique) => unique.look_up(now, keys)?,
             None => Vec::new(),
         };
         let mut judged = Judged {
@@ -190,15 +225,15 @@ impl Marks {
                 judged.late.push(self.late(event_time));
                 let clamped = event_time.min(now_us.saturating_add(self.max_skew_us));
                 self.state.max_event_time = self.state.max_event_time.max(Some(clamped));
-                let duplicate = self.unique.as_mut().map(|unique| unique.repeats(seen, hashes[row]));
+                let duplicate = self.unique.as_mut().map(|unique| {
+                    let (hash, before) = found[row];
+                    unique.keys.repeats(seen, hash, before)
+                });
                 judged.duplicate.push(duplicate.unwrap_or(false));
                 row += 1;
             }
             judged.record_times.push(seen);
             judged.max_event_times.push(self.state.max_event_time);
-        }
-        if let Some(unique) = &mut self.unique {
-            unique.shrink();
         }
         Ok(judged)
     }
@@ -210,9 +245,9 @@ impl Marks {
         }
     }
 
-    /// Bytes that the keys of the duplicate horizon hold.
+    /// Bytes of memory that the keys of the duplicate horizon hold.
     pub fn horizon_bytes(&self) -> usize {
-        self.unique.as_ref().map_or(0, Unique::bytes)
+        self.unique.as_ref().map_or(0, |unique| unique.keys.bytes())
     }
 }
 
@@ -242,58 +277,28 @@ struct Unique {
     within_ms: i64,
     hasher: SipHasher13,
     converter: Option<(Vec<DataType>, RowConverter)>,
-    kept: HashSet<u128, BuildHasherDefault<Hashed>>,
-    /// In order of record time: what leaves the horizon first stands first. The same keys as `kept`, as bytes: so that
-    /// an entry takes 24 bytes and not 32.
-    order: VecDeque<(i64, [u8; 16])>,
+    keys: Keys,
 }
 
 impl Unique {
-    fn new(within_ms: i64) -> Self {
+    fn new(within_ms: i64, on_disk: Option<KeysOnDisk>) -> Self {
         let (key0, key1) = Uuid::new_v4().as_u64_pair();
         Self {
             within_ms,
             hasher: SipHasher13::new_with_keys(key0, key1),
             converter: None,
-            kept: HashSet::default(),
-            order: VecDeque::new(),
+            keys: Keys::new(within_ms, on_disk),
         }
     }
 
-    /// Whether a row with this key was kept within the horizon before record time `now`; if not, this one is kept.
-    fn repeats(&mut self, now: i64, key: u128) -> bool {
-        while let Some((time, old)) = self.order.front()
-            && now.saturating_sub(*time) >= self.within_ms
-        {
-            self.kept.remove(&u128::from_ne_bytes(*old));
-            self.order.pop_front();
-        }
-        // A horizon of nothing holds nothing.
-        if self.within_ms <= 0 {
-            return false;
-        }
-        let new = self.kept.insert(key);
-        if new {
-            self.order.push_back((now, key.to_ne_bytes()));
-        }
-        !new
-    }
-
-    fn take_back(&mut self, time: i64, key: u128) -> Result<(), MarkError> {
-        if let Some((last, _)) = self.order.back()
-            && *last > time
-        {
-            return Err(MarkError::Horizon(format!(
-                "its record times go back from {last} to {time}"
-            )));
-        }
-        if self.repeats(time, key) {
-            return Err(MarkError::Horizon(format!(
-                "two rows with one key were kept within {} ms, the second at record time {time}",
-                self.within_ms
-            )));
-        }
-        Ok(())
+    /// The hashes of keys that are looked at next, at record time `now` or later, and when each was kept last, of those
+    /// on disk. All of it that can fail, fails here.
+    fn look_up(&mut self, now: i64, keys: &[ArrayRef]) -> Result<Vec<(u128, Option<i64>)>, MarkError> {
+        let hashes = self.hashes(keys)?;
+        self.keys.make_room(now).map_err(MarkError::Disk)?;
+        let mut found = self.keys.find(&hashes).map_err(MarkError::Disk)?;
+        found.resize(hashes.len(), None);
+        Ok(hashes.into_iter().zip(found).collect())
     }
 
     /// Hashes keys over arrow's row format, which is unambiguous: no two different keys have the same bytes.
@@ -308,45 +313,5 @@ impl Unique {
         };
         let rows = converter.convert_columns(keys)?;
         Ok(rows.iter().map(|row| self.hasher.hash(row.data()).as_u128()).collect())
-    }
-
-    /// Gives memory back once most of it is empty.
-    fn shrink(&mut self) {
-        let keys = self.order.len();
-        if self.order.capacity() > KEYS_MIN.max(4 * keys) {
-            self.order.shrink_to(2 * keys);
-        }
-        if self.kept.capacity() > KEYS_MIN.max(4 * keys) {
-            self.kept.shrink_to(2 * keys);
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        // A hash table keeps a byte beside each entry and at most 7/8 of its places filled.
-        let set = self.kept.capacity() * 8 / 7 * (size_of::<u128>() + 1);
-        set + self.order.capacity() * size_of::<(i64, [u8; 16])>()
-    }
-}
-
-/// The hash of what is a hash already.
-#[derive(Debug, Default, Clone, Copy)]
-struct Hashed(u64);
-
-impl Hasher for Hashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut part = [0; 8];
-            part[..chunk.len()].copy_from_slice(chunk);
-            self.0 ^= u64::from_le_bytes(part);
-        }
-    }
-
-    #[allow(clippy::cast_possible_truncation, reason = "half of a hash is a hash")]
-    fn write_u128(&mut self, hash: u128) {
-        self.0 = hash as u64;
     }
 }

@@ -19,7 +19,7 @@ use arrow::error::ArrowError;
 use bytes::Bytes;
 use foldline_sql::Stream;
 
-use crate::decode::{DecodeError, Decoded, Decoder};
+use crate::decode::{Decoded, Decoder};
 use crate::marks::{Judged, MarkError, Marks, RECORD_TIME_MAX};
 use crate::{EventLog, Horizon, LogError, MarkState, Offset, RecordTime, Records, Tick, TopicPartition};
 
@@ -254,9 +254,7 @@ impl StreamReader {
     /// Decodes, marks and cuts `records`. What can fail fails before the marks move.
     fn take(&mut self, records: &Records) -> Result<(), ReadError> {
         if !records.is_empty() {
-            let batches = self
-                .batches(records)
-                .map_err(|error| undecodable(&self.stream, &error))?;
+            let batches = self.batches(records)?;
             self.covered = batches.last().map_or(self.covered, |batch| batch.offsets.end);
             self.ready.extend(batches.into_iter().map(Progress::Batch));
         }
@@ -270,8 +268,9 @@ impl StreamReader {
         Ok(())
     }
 
-    fn batches(&mut self, records: &Records) -> Result<Vec<EventBatch>, DecodeError> {
-        let decoded = self.decoder.decode(&records.values)?;
+    fn batches(&mut self, records: &Records) -> Result<Vec<EventBatch>, ReadError> {
+        let decoded = self.decoder.decode(&records.values);
+        let decoded = decoded.map_err(|error| undecodable(&self.stream, &error))?;
         let keys = match &self.stream.unique {
             Some(unique) => unique
                 .columns
@@ -280,7 +279,7 @@ impl StreamReader {
                 .collect(),
             None => Vec::new(),
         };
-        // Only hashing keys of a type without a row format fails, and that before the marks change.
+        // What fails here does so before the marks change.
         let judged = self
             .marks
             .judge(
@@ -290,10 +289,14 @@ impl StreamReader {
                 &keys,
             )
             .map_err(|error| match error {
-                MarkError::Key(cause) => DecodeError::Arrow(cause),
-                MarkError::Horizon(reason) => DecodeError::Arrow(ArrowError::ComputeError(reason)),
+                MarkError::Disk(source) => ReadError::Log(LogError::Storage {
+                    attempt: "keeping the keys of the duplicate horizon on disk".to_owned(),
+                    source: Box::new(source),
+                }),
+                MarkError::Key(_) | MarkError::Horizon(_) => undecodable(&self.stream, &error),
             })?;
-        let rows = self.rows(records, &decoded, &judged)?;
+        let rows = self.rows(records, &decoded, &judged);
+        let rows = rows.map_err(|error| undecodable(&self.stream, &error))?;
         let run = Run {
             records,
             decoded: &decoded,
@@ -423,16 +426,13 @@ async fn restored(
         until: start.next,
         source,
     };
-    let mut marks = Marks::new(stream, start.marks);
+    let mut marks = Marks::new(stream, start.marks, horizon.keys_on_disk());
     let (Some(unique), Some(since)) = (&stream.unique, marks.horizon_since()) else {
         return Ok(marks);
     };
-    let kept = horizon.kept_rows(partition, start.next, since, &unique.columns).await;
-    for rows in kept.map_err(failed)? {
-        marks
-            .restore(&rows, &unique.columns)
-            .map_err(|error| failed(Box::new(error)))?;
-    }
+    let mut take = |rows: &RecordBatch| Ok(marks.restore(rows, &unique.columns)?);
+    let given = horizon.kept_rows(partition, start.next, since, &unique.columns, &mut take);
+    given.await.map_err(failed)?;
     Ok(marks)
 }
 
@@ -445,14 +445,10 @@ fn schema_of(decoder: &Decoder, system: &[FieldRef], raw: bool) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-fn undecodable(stream: &Stream, error: &DecodeError) -> ReadError {
-    let mut reason = error.to_string();
-    if let Some(cause) = std::error::Error::source(error) {
-        reason = format!("{reason}: {cause}");
-    }
+fn undecodable(stream: &Stream, error: &dyn std::error::Error) -> ReadError {
     ReadError::Decode {
         stream: stream.name.clone(),
-        reason,
+        reason: crate::with_causes(error),
     }
 }
 

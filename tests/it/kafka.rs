@@ -725,7 +725,7 @@ fn kafka_is_reached_by_tls_with_a_password() {
     ] {
         let refused = folder_with(certificate, password);
         let output = refused.command(&["topics", "create"]).output().unwrap();
-        let told = text(&output.stdout).to_owned() + text(&output.stderr);
+        let told = text(&output.stdout) + &text(&output.stderr);
         assert!(!output.status.success() && told.contains(said), "{told}");
         assert!(!told.contains("planted"), "{told}");
     }

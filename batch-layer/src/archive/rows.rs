@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use async_trait::async_trait;
 use bytes::Bytes;
-use foldline_event_log::{DeadLetter, Horizon, Offset, RecordTime, TopicPartition};
+use foldline_event_log::{DeadLetter, Horizon, HorizonError, KeysOnDisk, Offset, RecordTime, TakeKept, TopicPartition};
 use foldline_sql::{Stream, system_columns};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -223,13 +223,13 @@ impl Horizon for Archive {
         until: Offset,
         since: RecordTime,
         columns: &[String],
-    ) -> Result<Vec<RecordBatch>, Box<dyn std::error::Error + Send + Sync>> {
+        take: TakeKept<'_>,
+    ) -> Result<(), HorizonError> {
         let (origin, commits) = self.chain(partition).await?;
         let start = origin.unwrap_or(until);
         // A commit whose last record time lies before `since` holds nothing newer: record times ascend.
         let first = commits.partition_point(|commit| commit.marks.record_time.is_some_and(|end| end < since));
         let from = commits.get(first).map_or(start, |commit| commit.offsets.start);
-        let mut kept = Vec::new();
         for commit in self.covering(partition, &(from.min(until)..until)).await? {
             let mut rows = Vec::new();
             for file in commit.files.iter().filter(|file| touches(file, &(from..until))) {
@@ -237,7 +237,9 @@ impl Horizon for Archive {
                 let (partition, file, columns) = (partition.clone(), file.clone(), columns.to_vec());
                 rows.extend(in_background(move || kept_of(bytes, &partition, &file, until, since, &columns)).await?);
             }
-            kept.extend(by_offset(&rows)?);
+            if let Some(kept) = by_offset(&rows)? {
+                take(&kept)?;
+            }
         }
         // Also when nothing was to be read: an archive that ends before `until` cannot know what was kept.
         if let Some(last) = commits.last().filter(|last| last.offsets.end < until) {
@@ -247,7 +249,11 @@ impl Horizon for Archive {
                 asked: start..until,
             }));
         }
-        Ok(kept)
+        Ok(())
+    }
+
+    fn keys_on_disk(&self) -> Option<KeysOnDisk> {
+        self.keys_on_disk.clone()
     }
 }
 

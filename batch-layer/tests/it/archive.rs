@@ -8,7 +8,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
 use chrono::NaiveDate;
 use foldline_batch_layer::{Archive, ArchiveError, Commit};
-use foldline_event_log::{EventBatch, Horizon, Offset, RecordTime, Tick, TopicPartition};
+use foldline_event_log::{EventBatch, Horizon, HorizonError, Offset, RecordTime, Tick, TopicPartition};
 use foldline_sql::Stream;
 use futures::TryStreamExt;
 use object_store::path::Path;
@@ -489,10 +489,7 @@ async fn damage_is_named_and_never_read_past() {
             text.contains(&file.path) && text.contains("14..=27") && text.contains(reason),
             "{name}: {text}"
         );
-        let kept = fixture
-            .archive
-            .kept_rows(&fixture.partition, Offset(40), RecordTime(0), &["id".to_owned()])
-            .await;
+        let kept = kept_rows(&fixture.archive, &fixture.partition, 40, 0).await;
         assert!(kept.unwrap_err().to_string().contains(&file.path));
         let report = fixture
             .archive
@@ -696,6 +693,24 @@ async fn commits_are_seen_by_archives_that_have_read_before() {
     }
 }
 
+async fn kept_rows(
+    archive: &Archive,
+    partition: &TopicPartition,
+    until: u64,
+    since: i64,
+) -> Result<Vec<RecordBatch>, HorizonError> {
+    let mut kept = Vec::new();
+    let mut take = |rows: &RecordBatch| {
+        kept.push(rows.clone());
+        Ok(())
+    };
+    let (until, since) = (Offset(until), RecordTime(since));
+    archive
+        .kept_rows(partition, until, since, &["id".to_owned()], &mut take)
+        .await?;
+    Ok(kept)
+}
+
 #[tokio::test]
 async fn the_horizon_is_what_was_kept() {
     let fixture = Fixture::new();
@@ -703,9 +718,7 @@ async fn the_horizon_is_what_was_kept() {
     fixture.archived(100, &clicks, 3).await;
     let end = clicks.last().unwrap().offset + 1;
     for (until, since) in [(end, 0), (end, 90_000), (250, 60_000), (end, i64::MAX), (100, 0)] {
-        let kept = fixture
-            .fresh()
-            .kept_rows(&fixture.partition, Offset(until), RecordTime(since), &["id".to_owned()])
+        let kept = kept_rows(&fixture.fresh(), &fixture.partition, until, since)
             .await
             .unwrap();
         let found: Vec<(String, i64)> = kept
@@ -728,14 +741,7 @@ async fn the_horizon_is_what_was_kept() {
         assert_eq!(found, expected, "until {until}, since {since}");
     }
     for since in [0, i64::MAX] {
-        fixture
-            .fresh()
-            .kept_rows(
-                &fixture.partition,
-                Offset(end + 1),
-                RecordTime(since),
-                &["id".to_owned()],
-            )
+        kept_rows(&fixture.fresh(), &fixture.partition, end + 1, since)
             .await
             .unwrap_err();
     }

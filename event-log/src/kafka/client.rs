@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::{Client, ClientContext};
@@ -152,14 +152,55 @@ impl fmt::Debug for KafkaSettings {
     }
 }
 
-/// Hands on what librdkafka says, without secrets.
+/// Hands on what librdkafka says, without secrets, and remembers why it last lost or did not get a connection: of that,
+/// answers only say that they did not come.
 #[derive(Debug, Clone)]
-pub(super) struct Context(Arc<KafkaSettings>);
+pub(super) struct Context {
+    settings: Arc<KafkaSettings>,
+    lost: Arc<Mutex<Option<(Instant, String)>>>,
+}
+
+/// A reason for a lost connection that is older explains nothing.
+const EXPLAINS_FOR: Duration = Duration::from_secs(30);
+
+impl Context {
+    fn new(settings: Arc<KafkaSettings>) -> Self {
+        Self {
+            settings,
+            lost: Arc::default(),
+        }
+    }
+
+    fn lost(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was attempted, where, and why it failed.
+    fn failed(&self, attempt: impl Into<String>, cause: &dyn fmt::Display) -> LogError {
+        let mut reason = self.settings.redacted(cause.to_string());
+        if let Some((at, lost)) = self.lost().as_ref()
+            && at.elapsed() < EXPLAINS_FOR
+            && !reason.contains(lost)
+        {
+            reason = format!("{reason}; the last connection failed: {lost}");
+        }
+        LogError::Storage {
+            attempt: format!("{} (Kafka at {})", attempt.into(), self.settings.brokers),
+            source: reason.into(),
+        }
+    }
+}
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        let text = self.0.redacted(text.to_owned());
+        let text = self.settings.redacted(text.to_owned());
         match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error
+                if facility == "FAIL" =>
+            {
+                tracing::info!(target: "librdkafka", facility, "{text}");
+                *self.lost() = Some((Instant::now(), text));
+            }
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
                 tracing::warn!(target: "librdkafka", facility, "{text}");
             }
@@ -171,7 +212,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let reason = self.0.redacted(reason.to_owned());
+        let reason = self.settings.redacted(reason.to_owned());
         tracing::warn!(target: "librdkafka", %error, "{reason}");
     }
 }
@@ -181,6 +222,7 @@ impl ConsumerContext for Context {}
 /// Makes clients, and asks questions.
 pub(super) struct Clients {
     settings: Arc<KafkaSettings>,
+    context: Context,
     admin: Arc<AdminClient<Context>>,
 }
 
@@ -197,11 +239,12 @@ impl Clients {
             source: reason.into(),
         })?;
         let settings = Arc::new(settings);
-        let context = Context(Arc::clone(&settings));
-        let admin = AdminClient::from_config_and_context(&base(&settings), context)
-            .map_err(|cause| failed(&settings, "making a client", &cause))?;
+        let context = Context::new(Arc::clone(&settings));
+        let admin = AdminClient::from_config_and_context(&base(&settings), context.clone())
+            .map_err(|cause| context.failed("making a client", &cause))?;
         Ok(Self {
             settings,
+            context,
             admin: Arc::new(admin),
         })
     }
@@ -211,7 +254,7 @@ impl Clients {
     }
 
     pub(super) fn context(&self) -> Context {
-        Context(Arc::clone(&self.settings))
+        self.context.clone()
     }
 
     pub(super) fn admin(&self) -> &AdminClient<Context> {
@@ -232,7 +275,7 @@ impl Clients {
     ) -> Result<Result<T, (RDKafkaErrorCode, String)>, LogError> {
         let admin = Arc::clone(&self.admin);
         let asked = tokio::task::spawn_blocking(move || question(admin.inner())).await;
-        asked.map_err(|cause| failed(&self.settings, attempt, &cause))
+        asked.map_err(|cause| self.failed(attempt, &cause))
     }
 
     /// A consumer that reads what it is told to, and nothing else.
@@ -259,7 +302,7 @@ impl Clients {
         ];
         self.fill(&mut config, &defaults, &own);
         BaseConsumer::from_config_and_context(&config, self.context())
-            .map_err(|cause| failed(&self.settings, "making a consumer", &cause))
+            .map_err(|cause| self.failed("making a consumer", &cause))
     }
 
     /// The settings of a member of `group` that reads nothing.
@@ -317,7 +360,7 @@ impl Clients {
     }
 
     pub(super) fn failed(&self, attempt: impl Into<String>, cause: &dyn fmt::Display) -> LogError {
-        failed(&self.settings, attempt, cause)
+        self.context.failed(attempt, cause)
     }
 }
 
@@ -329,16 +372,13 @@ fn base(settings: &KafkaSettings) -> ClientConfig {
     // A broker that comes back is found within this, not within ten seconds.
     config.set("reconnect.backoff.max.ms", "1000");
     config.set("log.connection.close", "false");
+    config.set_log_level(if tracing::enabled!(target: "librdkafka", tracing::Level::DEBUG) {
+        RDKafkaLogLevel::Debug
+    } else {
+        RDKafkaLogLevel::Info
+    });
     for (key, value) in &settings.librdkafka {
         config.set(key, value);
     }
     config
-}
-
-/// What was attempted, where, and why it failed.
-fn failed(settings: &KafkaSettings, attempt: impl Into<String>, cause: &dyn fmt::Display) -> LogError {
-    LogError::Storage {
-        attempt: format!("{} (Kafka at {})", attempt.into(), settings.brokers),
-        source: settings.redacted(cause.to_string()).into(),
-    }
 }

@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use foldline_event_log::embedded::EmbeddedSettings;
 use foldline_event_log::{
-    Appended, Cut, EmbeddedLog, EventBatch, EventLog, Horizon, LogError, ManualClock, MarkState, NewRecord, Offset,
-    PartitionCut, ProducerSequence, Progress, ReaderStart, RecordTime, Records, Span, StreamReader, Tick, Topic,
-    TopicPartition,
+    Appended, Cut, EmbeddedLog, EventBatch, EventLog, Horizon, HorizonError, LogError, ManualClock, MarkState,
+    NewRecord, Offset, PartitionCut, ProducerSequence, Progress, ReaderStart, RecordTime, Records, Span, StreamReader,
+    TakeKept, Tick, Topic, TopicPartition,
 };
 use foldline_speed_layer::{Gaps, PartitionStatus, PartitionView, Segment, Snapshot, SpeedLayer, SpeedSettings};
 use foldline_sql::{Catalog, SourceFile, Stream, ViewKind};
@@ -468,9 +468,10 @@ impl Horizon for NoHorizon {
         until: Offset,
         _: RecordTime,
         _: &[String],
-    ) -> Result<Vec<RecordBatch>, Box<dyn std::error::Error + Send + Sync>> {
+        _: TakeKept<'_>,
+    ) -> Result<(), HorizonError> {
         assert_eq!(until, Offset(0));
-        Ok(Vec::new())
+        Ok(())
     }
 }
 
@@ -490,7 +491,8 @@ impl Horizon for LogHorizon {
         until: Offset,
         since: RecordTime,
         columns: &[String],
-    ) -> Result<Vec<RecordBatch>, Box<dyn std::error::Error + Send + Sync>> {
+        take: TakeKept<'_>,
+    ) -> Result<(), HorizonError> {
         let reaches = self
             .reaches
             .lock()
@@ -500,7 +502,6 @@ impl Horizon for LogHorizon {
         if until > reaches {
             return Err(format!("the archive ends at {reaches}").into());
         }
-        let mut kept = Vec::new();
         for batch in read_all(&self.log, &self.stream, partition, columns).await {
             let rows = below(&batch.rows, until);
             let times = rows
@@ -512,8 +513,8 @@ impl Horizon for LogHorizon {
             let rows = filter_record_batch(&rows, &and(&young, &first)?)?;
             let names = columns.iter().map(String::as_str).chain(["_record_time_max"]);
             let places: Vec<usize> = names.map(|name| rows.schema().index_of(name).unwrap()).collect();
-            kept.push(rows.project(&places)?);
+            take(&rows.project(&places)?)?;
         }
-        Ok(kept)
+        Ok(())
     }
 }

@@ -100,7 +100,7 @@ fn judged(stream: &Stream, partition: u32, records: &[(u64, &Record)], case: &st
         .map(|name| Arc::clone(decoded.rows.column_by_name(name).unwrap()))
         .collect();
     let all: Vec<usize> = (0..records.len()).collect();
-    let mut marks = Marks::new(stream, MarkState::default());
+    let mut marks = Marks::new(stream, MarkState::default(), None);
     let judged = marks
         .judge(&timestamps, &all, decoded.event_times.as_deref(), &keys)
         .unwrap();
