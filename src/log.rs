@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -11,6 +11,7 @@ use foldline_event_log::{Clock, EmbeddedLog, EventLog, LogError, Topic, TopicPar
 use tokio::sync::watch;
 
 use crate::config::{LogKind, Settings};
+use crate::failure::Failure;
 
 /// The partitions of this process, where several share a topic.
 pub(crate) type Assigned = watch::Receiver<BTreeSet<TopicPartition>>;
@@ -84,7 +85,23 @@ impl OpenLog {
     }
 }
 
+/// The file of a `data_dir` that says where its log and archive were carried to.
+pub(crate) fn migrated(data_dir: &Path) -> PathBuf {
+    data_dir.join("migrated")
+}
+
 fn embedded(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<EmbeddedLog>> {
+    let note = migrated(&settings.data_dir);
+    if let Ok(to) = std::fs::read_to_string(&note) {
+        return Err(Failure::No(format!(
+            "{} was migrated to {}: events that are taken here would be missing there; use that one, or remove {} to go on \
+             here all the same",
+            settings.data_dir.display(),
+            to.trim(),
+            note.display()
+        ))
+        .into());
+    }
     let mut log = EmbeddedSettings::new(settings.data_dir.join("log"));
     log.retention_ms = Some(i64::try_from(settings.log.retention_ms)?);
     log.retention_bytes = Some(settings.log.retention_bytes);
@@ -96,7 +113,7 @@ fn embedded(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<Em
 #[cfg(feature = "kafka")]
 pub(crate) fn kafka(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<foldline_event_log::KafkaLog>> {
     let kafka = kafka_settings(settings)?;
-    kafka.check().map_err(crate::failure::Failure::Usage)?;
+    kafka.check().map_err(Failure::Usage)?;
     Ok(foldline_event_log::KafkaLog::open(kafka, clock)?)
 }
 
@@ -104,7 +121,7 @@ pub(crate) fn kafka(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Resul
 #[cfg(not(feature = "kafka"))]
 pub(crate) fn kafka(_settings: &Settings, _clock: Arc<dyn Clock>) -> anyhow::Result<Arc<EmbeddedLog>> {
     let refusal = "log.kind = \"kafka\", and this foldline was built without the feature \"kafka\"";
-    Err(crate::failure::Failure::Usage(refusal.into()).into())
+    Err(Failure::Usage(refusal.into()).into())
 }
 
 #[cfg(feature = "kafka")]

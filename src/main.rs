@@ -27,6 +27,8 @@ mod installation;
 mod instance;
 mod log;
 mod maintenance;
+#[cfg(feature = "kafka")]
+mod migrate;
 mod output;
 mod pipelines;
 mod platform;
@@ -100,6 +102,8 @@ enum Command {
     Gaps(gaps::GapsCommand),
     Topics(topics::TopicsCommand),
     Config(config_command::ConfigCommand),
+    #[cfg(feature = "kafka")]
+    Migrate(migrate::Migrate),
     Bench(bench::Bench),
 }
 
@@ -176,6 +180,8 @@ async fn dispatch(command: Command, setting: Setting) -> anyhow::Result<()> {
         Command::Gaps(gaps) => gaps.run(setting).await,
         Command::Topics(topics) => topics.run(setting).await,
         Command::Config(config) => config.run(&setting),
+        #[cfg(feature = "kafka")]
+        Command::Migrate(migrate) => migrate.run(setting).await,
         Command::Bench(bench) => bench.run(setting).await,
     }
 }

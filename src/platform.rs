@@ -329,7 +329,7 @@ fn reached_at(listens: std::net::SocketAddr) -> anyhow::Result<String> {
 }
 
 /// The store that the settings name, once it has proved that it can hold an archive.
-async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn ObjectStore>> {
+pub(crate) async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn ObjectStore>> {
     let url = settings.store_url()?;
     let patience = Patience {
         request: Duration::from_millis(settings.store.request_ms),

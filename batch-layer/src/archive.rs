@@ -16,6 +16,7 @@
 //! offset that belongs to a tick, `rows` reads back (`later` what was declared later), `audit` proves that every offset is there once.
 
 mod audit;
+mod carry;
 mod cut;
 mod encode;
 mod later;

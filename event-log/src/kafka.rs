@@ -6,9 +6,10 @@
 //!
 //! Files: [`client`] settings and clients, [`topics`] what the brokers say of topics and their lives, [`ends`] what
 //! partitions hold, [`fetch`] records, [`append`] transactions, [`producers`] appends that happen once, [`member`] who reads
-//! which partitions, [`ffi`] the calls that the safe crate lacks.
+//! which partitions, [`carry`] another log's records to topics, [`ffi`] the calls that the safe crate lacks.
 
 mod append;
+mod carry;
 mod client;
 mod columns;
 mod ends;

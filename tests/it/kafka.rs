@@ -730,3 +730,100 @@ fn kafka_is_reached_by_tls_with_a_password() {
         assert!(!told.contains("planted"), "{told}");
     }
 }
+
+/// First and next offset of every partition of `topic`.
+fn held(brokers: &str, topic: &str) -> Vec<(i64, i64)> {
+    let admin = admin(brokers);
+    let held = (0..3).map(|partition| admin.inner().fetch_watermarks(topic, partition, PATIENCE));
+    held.collect::<Result<_, _>>().unwrap()
+}
+
+#[test]
+fn kafka_takes_an_embedded_installation_over() {
+    let Some(brokers) = brokers() else { return };
+    // Of one whose log has forgotten its beginning, with late, repeated and malformed rows, and what is not archived yet.
+    let folder = Folder::on_kafka(&brokers, "");
+    let topic = folder.topic();
+    folder.set(&format!("[log]\nretention_ms = 1\n{SHORT}"));
+    folder.import_visits();
+    folder.ok(&["batch", "run"]);
+    let running = folder.start().ready();
+    let released = |answer: &str| !answer.contains("\"earliest\":0,");
+    let since = Instant::now();
+    while !released(&running.get("/v1/status")) {
+        assert!(since.elapsed() < PATIENCE, "{}", running.get("/v1/status"));
+        running.get("/readyz");
+        std::thread::sleep(Duration::from_millis(100));
+        folder.ok(&["batch", "run"]);
+    }
+    let post = "POST /v1/streams/visits/events";
+    let json = "Content-Type: application/x-ndjson\r\n";
+    assert_eq!(ask(&running.address, post, json, &visits(1_000..1_040)).0, 202);
+    running.terminate();
+    let queries = [
+        "SELECT * FROM pages ORDER BY page",
+        "SELECT * FROM page_days ORDER BY page, day",
+        "SELECT count(*) AS late FROM late_rows('page_days')",
+    ];
+    let answers = |arguments: &[&str]| {
+        let ask = |query: &&str| folder.ok(&[arguments, &["query", query, "--format", "csv"]].concat());
+        queries.iter().map(ask).collect::<Vec<_>>()
+    };
+    let before = answers(&[]);
+
+    let target = format!("data_dir = \"kafka-data\"\n{}{SHORT}", kafka_settings(&brokers));
+    write(folder.path(), "kafka.toml", &target);
+    // Killed again and again, a little later each time, it goes on where it was.
+    let migrate = ["migrate", "--to", "kafka.toml", "--format", "csv"];
+    let mut killed = 0;
+    let table = loop {
+        let mut started = folder
+            .command(&migrate)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(400 * (killed + 1)));
+        if killed < 12 && started.try_wait().unwrap().is_none() {
+            started.kill().unwrap();
+            started.wait().unwrap();
+            killed += 1;
+            // Between its topics and its note that it made them: as it tells people to.
+            if held_nothing_and_no_note(&folder, &brokers, &topic) {
+                wait(admin(&brokers).delete_topics(&[&topic], &AdminOptions::new())).unwrap();
+            }
+            continue;
+        }
+        let output = started.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        break text(&output.stdout);
+    };
+    println!("killed {killed} times; {table}");
+    let refused = folder.no(&["status"]);
+    assert!(refused.contains("was migrated to Kafka"), "{refused}");
+    for (partition, (earliest, end)) in held(&brokers, &topic).into_iter().enumerate() {
+        assert!(
+            earliest > 0 && table.contains(&format!("{topic}/{partition},0,{end},")),
+            "{earliest}..{end}: {table}"
+        );
+    }
+
+    let kafka = ["--config", "kafka.toml"];
+    let ok = |arguments: &[&str]| folder.ok(&[&kafka, arguments].concat());
+    ok(&["batch", "run"]);
+    assert_eq!(answers(&kafka), before);
+    ok(&["verify", "--all"]);
+    ok(&["archive", "audit"]);
+    // What was kept before is known: of these rows, which came in the day before, none counts again.
+    ok(&["import", "visits.ndjson", "--stream", "visits", "--wait"]);
+    assert_eq!(answers(&kafka)[..2], before[..2]);
+    ok(&["batch", "run", "--full"]);
+    assert_eq!(answers(&kafka)[..2], before[..2]);
+    ok(&["verify", "--all"]);
+    ok(&["archive", "audit"]);
+}
+
+/// Whether a migration has made its topics and has not noted it.
+fn held_nothing_and_no_note(folder: &Folder, brokers: &str, topic: &str) -> bool {
+    let noted = folder.path().join("kafka-data/objects/migration.json").exists();
+    !noted && admin(brokers).inner().fetch_watermarks(topic, 0, PATIENCE).is_ok()
+}

@@ -113,7 +113,7 @@ impl Archive {
         .await
     }
 
-    async fn publish(&self, commit: Commit) -> Result<Arc<Commit>, ArchiveError> {
+    pub(super) async fn publish(&self, commit: Commit) -> Result<Arc<Commit>, ArchiveError> {
         let known = self.known(&commit.partition);
         let mut known = known.lock().await;
         self.read_on(&commit.partition, &mut known).await?;

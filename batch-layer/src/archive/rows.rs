@@ -560,7 +560,7 @@ async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
     }
 }
 
-fn damaged(partition: &TopicPartition, file: &ArchivedFile, reason: String) -> ArchiveError {
+pub(super) fn damaged(partition: &TopicPartition, file: &ArchivedFile, reason: String) -> ArchiveError {
     ArchiveError::Damaged {
         path: file.path.clone(),
         partition: partition.clone(),

@@ -347,6 +347,21 @@ impl Clients {
         config
     }
 
+    /// The settings of a producer that writes in order and without gaps.
+    pub(super) fn carrier(&self) -> ClientConfig {
+        let mut config = base(&self.settings);
+        let bytes = (self.settings.record_bytes_max + (64 << 10)).to_string();
+        let defaults = [
+            ("compression.type", "zstd".to_owned()),
+            ("linger.ms", "20".to_owned()),
+            ("message.max.bytes", bytes),
+            ("queue.buffering.max.kbytes", (64 << 10).to_string()),
+        ];
+        let own = [("enable.idempotence", "true"), ("enable.gapless.guarantee", "true")];
+        self.fill(&mut config, &defaults, &own);
+        config
+    }
+
     /// `defaults` where the user says nothing, and `own` whatever the user says.
     fn fill(&self, config: &mut ClientConfig, defaults: &[(&str, String)], own: &[(&str, &str)]) {
         for (key, value) in defaults {

@@ -4,7 +4,7 @@
 //! life of a topic is asked for again *after* records came, and before they are handed out: one question for all
 //! readers of a topic that wait for it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -189,15 +189,7 @@ impl Topics {
     pub(super) async fn ensure(&self, name: &str, partitions: u32) -> Result<Topic, LogError> {
         let topic = match self.now(name).await {
             Ok(topic) => topic,
-            Err(LogError::UnknownTopic(_)) => {
-                let bytes = (self.clients.settings().record_bytes_max + BATCH_OVERHEAD).to_string();
-                let settings = [
-                    ("message.timestamp.type", "LogAppendTime"),
-                    ("cleanup.policy", "delete"),
-                    ("max.message.bytes", bytes.as_str()),
-                ];
-                self.create(name, partitions, &settings).await?
-            }
+            Err(LogError::UnknownTopic(_)) => self.create_with(name, partitions, &[]).await?,
             Err(error) => return Err(error),
         };
         let topic = if topic.partitions < partitions {
@@ -207,6 +199,30 @@ impl Topics {
         };
         self.look_at_settings(name).await?;
         Ok(topic)
+    }
+
+    /// Creates a topic as foldline makes them, but for `other` settings.
+    pub(super) async fn create_with(
+        &self,
+        name: &str,
+        partitions: u32,
+        other: &[(&'static str, &str)],
+    ) -> Result<Topic, LogError> {
+        let settings = self.settings_of_new(other);
+        let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        self.create(name, partitions, &settings).await
+    }
+
+    /// The settings of the topics that foldline makes, but for `other` ones.
+    pub(super) fn settings_of_new(&self, other: &[(&'static str, &str)]) -> BTreeMap<&'static str, String> {
+        let bytes = self.clients.settings().record_bytes_max + BATCH_OVERHEAD;
+        let mut settings = BTreeMap::from([
+            ("message.timestamp.type", "LogAppendTime".to_owned()),
+            ("cleanup.policy", "delete".to_owned()),
+            ("max.message.bytes", bytes.to_string()),
+        ]);
+        settings.extend(other.iter().map(|(key, value)| (*key, (*value).to_owned())));
+        settings
     }
 
     /// Creates a topic with these settings; one that is there already stays as it is.
