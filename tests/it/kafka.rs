@@ -539,7 +539,7 @@ impl Drop for Broker {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.act("stop");
-        } else {
+        } else if self.folder.path().join("pid").exists() {
             self.kill_minus_9();
         }
     }
@@ -667,7 +667,7 @@ fn kafka_is_reached_by_tls_with_a_password() {
     if std::env::var_os("FOLDLINE_TEST_KAFKA_LIB").is_none() {
         return;
     }
-    let broker = broker_with_tls(19_592, "foldline", "planted-password");
+    let broker = broker_with_tls(19_892, "foldline", "planted-password");
     let address = format!("127.0.0.1:{}", broker.port + 2);
     let folder_with = |certificate: &str, password: &str| {
         let certificate = broker.folder.path().join(certificate);

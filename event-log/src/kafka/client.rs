@@ -12,6 +12,7 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 
+use super::ffi;
 use crate::LogError;
 
 /// A question to the brokers is answered within this, or fails.
@@ -273,9 +274,23 @@ impl Clients {
         attempt: impl Into<String>,
         question: impl FnOnce(&Client<Context>) -> Result<T, (RDKafkaErrorCode, String)> + Send + 'static,
     ) -> Result<Result<T, (RDKafkaErrorCode, String)>, LogError> {
+        self.take_logged();
         let admin = Arc::clone(&self.admin);
         let asked = tokio::task::spawn_blocking(move || question(admin.inner())).await;
         asked.map_err(|cause| self.failed(attempt, &cause))
+    }
+
+    /// The client that asks has nobody else who takes what it logs.
+    fn take_logged(&self) {
+        ffi::logged(self.admin.inner(), |level, facility, text| {
+            let level = match level {
+                ..=3 => RDKafkaLogLevel::Error,
+                4 => RDKafkaLogLevel::Warning,
+                5 | 6 => RDKafkaLogLevel::Info,
+                _ => RDKafkaLogLevel::Debug,
+            };
+            self.context.log(level, facility, text);
+        });
     }
 
     /// A consumer that reads what it is told to, and nothing else.
@@ -375,6 +390,7 @@ impl Clients {
     }
 
     pub(super) fn failed(&self, attempt: impl Into<String>, cause: &dyn fmt::Display) -> LogError {
+        self.take_logged();
         self.context.failed(attempt, cause)
     }
 }

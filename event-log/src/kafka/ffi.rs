@@ -18,6 +18,30 @@ use uuid::Uuid;
 /// Messages taken out of a queue at once.
 const BATCH: usize = 1024;
 
+/// Hands `take` what `client` has logged (level of syslog, facility, text) and nobody has taken yet. For a client that is
+/// never polled: there it would wait for ever.
+pub(super) fn logged<C: ClientContext>(client: &Client<C>, take: impl Fn(i32, &str, &str)) {
+    // SAFETY: the client lives; queue and events are ours to destroy, and the strings of an event live as long as it does.
+    unsafe {
+        let queue = rd::rd_kafka_queue_get_main(client.native_ptr());
+        loop {
+            let event = rd::rd_kafka_queue_poll(queue, 0);
+            if event.is_null() {
+                break;
+            }
+            let (mut facility, mut text, mut level) = (std::ptr::null(), std::ptr::null(), 0);
+            if rd::rd_kafka_event_type(event) == rd::RD_KAFKA_EVENT_LOG
+                && rd::rd_kafka_event_log(event, &raw mut facility, &raw mut text, &raw mut level) == 0
+            {
+                let string = |text| CStr::from_ptr(text).to_string_lossy();
+                take(level, &string(facility), &string(text));
+            }
+            rd::rd_kafka_event_destroy(event);
+        }
+        rd::rd_kafka_queue_destroy(queue);
+    }
+}
+
 /// The messages of one partition, apart from those of others. While it lives, its consumer does.
 pub(super) struct PartitionQueue<C: ConsumerContext + 'static> {
     queue: NonNull<rd::rd_kafka_queue_t>,
