@@ -10,10 +10,11 @@ demo:
 test:
 	cargo test --workspace
 
-# The tests of real servers, which this starts and ends by their pids: Apache Kafka (a JDK 17 and Maven), an S3 server and
-# one of Google Cloud Storage (Go). infra/services/fetch.sh gets what they are made of beforehand.
+# The tests of real servers, which this starts and ends by their pids: Apache Kafka (a JDK 17 and Maven), an S3 server, one of
+# Google Cloud Storage and a stand-in for BigQuery (Go). infra/services/fetch.sh gets what they are made of beforehand. The
+# stand-in is built for six minutes once: FOLDLINE_WITHOUT_BIGQUERY=1 does without.
 test-services:
-	infra/services/with-kafka.sh infra/services/with-stores.sh \
+	infra/services/with-kafka.sh infra/services/with-stores.sh infra/services/with-bigquery.sh \
 		cargo test --workspace --test it -- kafka servers --nocapture
 
 # Kafka by TLS: needs the OpenSSL of the system with its headers, and a build of its own.

@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 
 use crate::failure::{self, Failure};
 use crate::platform::Core;
+use crate::warehouse::{Thoroughness, WarehouseRuns};
 use crate::{audit, batch_runs, gaps};
 
 /// Lines of progress that wait for a slow reader; more are dropped, since the next one says more.
@@ -47,6 +48,9 @@ pub(crate) fn router(core: Shared) -> Router {
         .route("/v1/admin/verify", post(verify))
         .route("/v1/admin/archive/audit", post(audit_archive))
         .route("/v1/admin/archive/dead-letters", get(dead_letters))
+        .route("/v1/admin/warehouse", get(warehouse_status))
+        .route("/v1/admin/warehouse/load", post(load_warehouse))
+        .route("/v1/admin/warehouse/verify", post(verify_warehouse))
         .route("/v1/admin/gaps", get(list_gaps).post(accept_gaps))
         .with_state(core)
 }
@@ -170,8 +174,58 @@ async fn run_batch(State(core): State<Shared>, Json(request): Json<RunRequest>) 
         done["files"] = json!(report.files);
         done["elapsed_ms"] = json!(report.elapsed_ms);
         done["complaint"] = json!(batch_runs::complaint(&report));
+        // No part of the run: what it meets is told, and tried again while foldline runs.
+        if let Some(warehouse) = &core.warehouse {
+            drop(warehouse.load(&core, Thoroughness::Behind, &|_| {}).await);
+            done["warehouse"] = json!(warehouse.status());
+        }
         Ok(done)
     })
+}
+
+fn warehouse_of(core: &Core) -> Result<&WarehouseRuns, Failure> {
+    let missing = "there is no warehouse here: warehouse.kind is none, or this foldline runs without the role batch";
+    core.warehouse.as_ref().ok_or_else(|| Failure::No(missing.into()))
+}
+
+async fn warehouse_status(State(core): State<Shared>) -> Result<Json<Value>, Refused> {
+    let warehouse = warehouse_of(&core)?;
+    warehouse.look().await?;
+    let mut row = serde_json::to_value(warehouse.status())?;
+    row["current"] = json!(core.generations.current().map(|current| current.number.0));
+    Ok(Json(json!([row])))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LoadRequest {
+    full: bool,
+}
+
+async fn load_warehouse(State(core): State<Shared>, Json(request): Json<LoadRequest>) -> Result<Response, Refused> {
+    warehouse_of(&core)?;
+    Ok(long_work(&core, |core, lines| async move {
+        let told = |table: &str| lines.tell(json!({ "step": table }));
+        let thoroughness = match request.full {
+            true => Thoroughness::Full,
+            false => Thoroughness::Differing,
+        };
+        let report = warehouse_of(&core)?.load(&core, thoroughness, &told).await?;
+        Ok(serde_json::to_value(report)?)
+    }))
+}
+
+async fn verify_warehouse(
+    State(core): State<Shared>,
+    // A body of JSON is what a page of another site cannot send unasked.
+    Json(_): Json<Value>,
+) -> Result<Response, Refused> {
+    warehouse_of(&core)?;
+    Ok(long_work(&core, |core, lines| async move {
+        let told = |table: &str| lines.tell(json!({ "step": table }));
+        let found = warehouse_of(&core)?.verify(&core, &told).await?;
+        Ok(serde_json::to_value(found)?)
+    }))
 }
 
 async fn history(State(core): State<Shared>) -> Result<Json<Value>, Refused> {

@@ -95,6 +95,10 @@ impl BatchRun {
             _ => Vec::new(),
         };
         output::print(&RUN_COLUMNS, &rows, self.format);
+        let warehouse = rows.iter().find_map(|row| row.get("warehouse")?["error"].as_str());
+        if let Some(error) = warehouse {
+            eprintln!("the warehouse does not hold this generation: {error}");
+        }
         let complaint = rows.iter().find_map(|row| row.get("complaint")?.as_str());
         match complaint {
             Some(complaint) => Err(Failure::No(complaint.to_owned()).into()),

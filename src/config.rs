@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
+use foldline_batch_layer::store::Patience;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -68,6 +70,8 @@ pub(crate) struct Settings {
     pub(crate) speed: Speed,
     /// The serving layer.
     pub(crate) serve: Serve,
+    /// Where analysts read batch views.
+    pub(crate) warehouse: Warehouse,
 }
 
 /// `http`
@@ -205,6 +209,50 @@ pub(crate) struct Serve {
     pub(crate) batch_cache_bytes: usize,
 }
 
+/// `warehouse`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Warehouse {
+    /// What it is: `local` (Parquet files), `bigquery` or `none`. Default `local`.
+    pub(crate) kind: WarehouseKind,
+    /// Of `local`: where the files lie, as in `store.url`. Default empty: the folder `warehouse` of `data_dir`, or of
+    /// `store.url` where that is set.
+    pub(crate) url: String,
+    /// Of `bigquery`: the project. Default none.
+    pub(crate) project: String,
+    /// Of `bigquery`: the dataset, which must be there. Default none.
+    pub(crate) dataset: String,
+    /// Of `bigquery`: the dataset's location; needed outside of US and EU. Default none.
+    pub(crate) location: String,
+    /// Of `bigquery`: the service. Default `https://bigquery.googleapis.com`.
+    pub(crate) endpoint: String,
+    /// Of `bigquery`: file of a service account's key. Default empty: the environment's.
+    pub(crate) credentials: String,
+    /// Of `bigquery`: one request may take this long, the upload of a day included. Default 300 s.
+    pub(crate) request_ms: u64,
+    /// Views, with commas, that become tables. Default empty: all.
+    pub(crate) views: String,
+    /// How long a day stays: `3 days`, `48 hours` or `none`. Default `none`.
+    pub(crate) expire: String,
+    /// The same by view: `view: 3 days, other: none`. Default none.
+    pub(crate) expire_of: String,
+    /// By which column a table is divided by day, by view: `view: column, other: none`. Default none: see
+    /// `docs/warehouse.md`.
+    pub(crate) day_of: String,
+}
+
+/// What the warehouse is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum WarehouseKind {
+    /// There is none.
+    None,
+    /// Parquet files.
+    Local,
+    /// BigQuery.
+    Bigquery,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         const MIB: usize = 1 << 20;
@@ -260,6 +308,20 @@ impl Default for Settings {
                 query_memory_bytes: 512 * MIB,
                 batch_cache_bytes: 1024 * MIB,
             },
+            warehouse: Warehouse {
+                kind: WarehouseKind::Local,
+                url: String::new(),
+                project: String::new(),
+                dataset: String::new(),
+                location: String::new(),
+                endpoint: "https://bigquery.googleapis.com".into(),
+                credentials: String::new(),
+                request_ms: 300_000,
+                views: String::new(),
+                expire: "none".into(),
+                expire_of: String::new(),
+                day_of: String::new(),
+            },
         }
     }
 }
@@ -270,7 +332,28 @@ impl Settings {
         if !self.store.url.is_empty() {
             return Ok(self.store.url.clone());
         }
-        let folder = std::path::absolute(self.data_dir.join("objects"))?;
+        self.folder_url("objects")
+    }
+
+    /// Where the files of a local warehouse lie, as a URL.
+    pub(crate) fn warehouse_url(&self) -> anyhow::Result<String> {
+        match (self.warehouse.url.as_str(), self.store.url.as_str()) {
+            ("", "") => self.folder_url("warehouse"),
+            ("", store) => Ok(format!("{}/warehouse", store.trim_end_matches('/'))),
+            (url, _) => Ok(url.to_owned()),
+        }
+    }
+
+    /// How long a store may take.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience {
+            request: Duration::from_millis(self.store.request_ms),
+            retries: Duration::from_millis(self.store.retries_ms),
+        }
+    }
+
+    fn folder_url(&self, name: &str) -> anyhow::Result<String> {
+        let folder = std::path::absolute(self.data_dir.join(name))?;
         let url = url::Url::from_file_path(&folder);
         url.map(Into::into)
             .map_err(|()| anyhow::anyhow!("{} is no folder that a URL can name", folder.display()))
@@ -291,6 +374,7 @@ impl Settings {
             ("batch.memory_bytes", self.batch.memory_bytes > 0),
             ("serve.longest_query_ms", self.serve.longest_query_ms > 0),
             ("serve.query_memory_bytes", self.serve.query_memory_bytes > 0),
+            ("warehouse.request_ms", self.warehouse.request_ms > 0),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, holds)| !holds) {
             return Err(Failure::Usage(format!("setting \"{key}\" must be above zero")));
@@ -300,10 +384,17 @@ impl Settings {
                 .nth(1)
                 .is_some_and(|rest| rest.split('/').next().unwrap_or_default().contains('@'))
         };
-        if userinfo(&self.store.url) {
-            let help = "setting \"store.url\" may hold no name or password: credentials come from the environment";
-            return Err(Failure::Usage(help.into()));
+        let urls = [
+            ("store.url", &self.store.url),
+            ("warehouse.url", &self.warehouse.url),
+            ("warehouse.endpoint", &self.warehouse.endpoint),
+        ];
+        if let Some((key, _)) = urls.iter().find(|(_, url)| userinfo(url)) {
+            return Err(Failure::Usage(format!(
+                "setting \"{key}\" may hold no name or password: credentials come from the environment"
+            )));
         }
+        self.warehouse.check()?;
         if self.log.kind == LogKind::Kafka && self.log.brokers.trim().is_empty() {
             let help = "setting \"log.brokers\" must name Kafka's brokers: \"host:port\", several with commas";
             return Err(Failure::Usage(help.into()));
@@ -312,6 +403,30 @@ impl Settings {
             let help = "setting \"cluster.name\" is for processes that share a log and a store: set log.kind = \"kafka\" \
                         and store.url, too";
             return Err(Failure::Usage(help.into()));
+        }
+        Ok(())
+    }
+}
+
+impl Warehouse {
+    fn check(&self) -> Result<(), Failure> {
+        if self.kind != WarehouseKind::Bigquery {
+            return Ok(());
+        }
+        // They become parts of addresses and of SQL.
+        let plain = |text: &str| {
+            text.chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || "-_.:".contains(letter))
+        };
+        for (key, value, needed) in [
+            ("project", &self.project, true),
+            ("dataset", &self.dataset, true),
+            ("location", &self.location, false),
+        ] {
+            if !plain(value) || (needed && value.is_empty()) {
+                let help = format!("setting \"warehouse.{key}\" must name the {key} of BigQuery's tables");
+                return Err(Failure::Usage(help));
+            }
         }
         Ok(())
     }

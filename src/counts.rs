@@ -7,6 +7,7 @@ use foldline_speed_layer::PartitionStatus;
 
 use crate::batch_runs::Tally;
 use crate::platform::Core;
+use crate::warehouse;
 
 /// What was counted since the start.
 pub(crate) fn counts(core: &Core) -> Vec<Count> {
@@ -21,6 +22,9 @@ pub(crate) fn counts(core: &Core) -> Vec<Count> {
         speed(&mut counts, &partition);
     }
     batch(&mut counts, &core.runs.tally());
+    if let Some(loads) = &core.warehouse {
+        warehouse(&mut counts, &loads.tally());
+    }
     counts
 }
 
@@ -50,6 +54,27 @@ fn collect(counts: &mut Vec<Count>, counters: CollectorCounters) {
     ] {
         counts.push(count(name, help, Vec::new(), value));
     }
+}
+
+fn warehouse(counts: &mut Vec<Count>, tally: &warehouse::Tally) {
+    for (outcome, loads) in [("ended", tally.ended), ("failed", tally.failed)] {
+        let labels = vec![("outcome", outcome.to_owned())];
+        counts.push(count(
+            "warehouse_loads",
+            "Loads of the warehouse, by outcome",
+            labels,
+            loads,
+        ));
+    }
+    let slices = "Days and undivided tables that loads replaced";
+    counts.push(count("warehouse_slices", slices, Vec::new(), tally.slices));
+    counts.push(count("warehouse_rows", "Rows that loads wrote", Vec::new(), tally.rows));
+    counts.push(Count {
+        name: "warehouse_load_seconds",
+        help: "Seconds that loads took",
+        labels: Vec::new(),
+        value: tally.elapsed_ms as f64 / 1000.0,
+    });
 }
 
 fn archive(counts: &mut Vec<Count>, counters: &ArchiverCounters) {

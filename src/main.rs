@@ -39,6 +39,8 @@ mod run;
 mod status;
 mod topics;
 mod verify;
+mod warehouse;
+mod warehouse_command;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -98,6 +100,7 @@ enum Command {
     Generations(generations::GenerationsCommand),
     Verify(verify::Verify),
     Archive(archive::ArchiveCommand),
+    Warehouse(warehouse_command::WarehouseCommand),
     Status(status::Status),
     Gaps(gaps::GapsCommand),
     Topics(topics::TopicsCommand),
@@ -176,6 +179,7 @@ async fn dispatch(command: Command, setting: Setting) -> anyhow::Result<()> {
         Command::Generations(generations) => generations.run(setting).await,
         Command::Verify(verify) => verify.run(setting).await,
         Command::Archive(archive) => archive.run(setting).await,
+        Command::Warehouse(warehouse) => warehouse.run(setting).await,
         Command::Status(status) => status.run(setting).await,
         Command::Gaps(gaps) => gaps.run(setting).await,
         Command::Topics(topics) => topics.run(setting).await,

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::batch_runs;
 use crate::failure::{self, Failure};
 use crate::platform::{Core, Role, Start};
+use crate::warehouse::WarehouseRuns;
 
 /// New generations are adopted within this.
 const ADOPT_EVERY: Duration = Duration::from_secs(1);
@@ -51,6 +52,9 @@ pub(crate) fn start(core: &Arc<Core>, start: &Start, stop: &CancellationToken) -
             OF_ARCHIVE,
             collect_archive_garbage,
         ));
+    }
+    if start.stays && core.warehouse.is_some() {
+        tasks.push(core.work.spawn(WarehouseRuns::follow(Arc::clone(core), stop.clone())));
     }
     let settings = &core.settings.batch;
     if start.stays && start.roles.contains(&Role::Batch) && !settings.schedule.is_empty() {

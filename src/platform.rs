@@ -37,6 +37,7 @@ use crate::failure::Failure;
 use crate::instance::Address;
 use crate::log::OpenLog;
 use crate::report::Report;
+use crate::warehouse::WarehouseRuns;
 use crate::{admin, installation, maintenance, pipelines};
 
 /// Requests in flight get this long to end when the platform stops.
@@ -104,6 +105,8 @@ pub(crate) struct Core {
     pub(crate) report: Arc<Report>,
     pub(crate) serving: Arc<Serving>,
     pub(crate) ledger: Ledger,
+    /// Where analysts read batch views, in a process with the role batch.
+    pub(crate) warehouse: Option<WarehouseRuns>,
     /// Told when a topic has more partitions than this foldline reads: it starts anew then.
     pub(crate) grown: tokio::sync::Notify,
     /// Held while the floors of the log are set: by releasing what no readable generation needs any more, and by a
@@ -331,10 +334,7 @@ fn reached_at(listens: std::net::SocketAddr) -> anyhow::Result<String> {
 /// The store that the settings name, once it has proved that it can hold an archive.
 pub(crate) async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn ObjectStore>> {
     let url = settings.store_url()?;
-    let patience = Patience {
-        request: Duration::from_millis(settings.store.request_ms),
-        retries: Duration::from_millis(settings.store.retries_ms),
-    };
+    let patience = settings.patience();
     let failure = |error: PlaceError| {
         let sentence = foldline_event_log::with_causes(&error);
         match error {
@@ -405,7 +405,11 @@ impl Building {
             topics: topics.iter().map(|(_, topic, _)| topic.clone()).collect(),
         });
         runs.retain();
-        let serving = self.serving(&archive, &generations, &realtime, &topics);
+        let serving = Arc::new(self.serving(&archive, &generations, &realtime, &topics));
+        let warehouse = match self.roles.contains(&Role::Batch) {
+            true => WarehouseRuns::open(settings, &self.catalog, &store, &serving, &self.clock)?,
+            false => None,
+        };
         let collector = self.roles.contains(&Role::Collect).then(|| {
             let streams = self.catalog.streams().iter().cloned();
             Collector::new(Arc::clone(&self.log), streams).with_record_bytes_max(self.settings.log.record_bytes_max)
@@ -426,8 +430,9 @@ impl Building {
             cluster: self.cluster,
             runs,
             report: Arc::new(Report::default()),
-            serving: Arc::new(serving),
+            serving,
             ledger,
+            warehouse,
             floors: tokio::sync::Mutex::default(),
             grown: tokio::sync::Notify::new(),
             work: self.work,

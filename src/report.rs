@@ -140,6 +140,12 @@ impl StatusSource for Report {
             generations: seen.generations.clone(),
             batch: batch(&core, &seen),
             memory: memory(&core),
+            // What it holds is the concern of who loads it.
+            warehouse: core
+                .warehouse
+                .as_ref()
+                .filter(|_| core.runs.leads())
+                .map(|warehouse| warehouse.status()),
             problems: seen.problems.values().cloned().collect(),
         }
     }

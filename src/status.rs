@@ -55,6 +55,16 @@ impl Status {
                 say!("");
                 output::print(&VIEW_COLUMNS, &views(&status), self.format);
                 say!("");
+                if let Some(warehouse) = status["warehouse"].as_object() {
+                    let holds = warehouse["generation"]
+                        .as_u64()
+                        .map(|number| format!("generation {number}"));
+                    let place = warehouse["place"].as_str().unwrap_or_default();
+                    say!("warehouse: {} in {place}", holds.as_deref().unwrap_or("nothing yet"));
+                    if let Some(error) = warehouse["error"].as_str() {
+                        say!("  {error}");
+                    }
+                }
                 say!("ready: {}", status["ready"]);
                 for reason in status["reasons"].as_array().into_iter().flatten() {
                     say!("  {}", reason.as_str().unwrap_or_default());

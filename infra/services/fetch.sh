@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Gets what the servers for tests are made of, and starts none: Kafka's jars from Maven, the servers of S3 and of Google
-# Cloud Storage built from Go modules. What is there is not asked for again.
-#   fetch.sh [kafka] [s3] [gcs]     (default: all)
+# Gets what the servers for tests are made of, and starts none: Kafka's jars from Maven, the servers of S3, of Google Cloud
+# Storage and of BigQuery built from Go modules. What is there is not asked for again.
+#   fetch.sh [kafka] [s3] [gcs] [bigquery]     (default: all but bigquery, whose build takes six minutes and 6 GB)
 # Ends with 1, and a sentence for each that is not there, after FETCH_WITHIN_S seconds (300) at the latest.
 set -euo pipefail
 

@@ -462,10 +462,17 @@ impl Inner {
 
     /// Runs `frame`, within the bounds of an answer.
     pub(crate) async fn collect(&self, frame: DataFrame) -> Result<Vec<RecordBatch>, QueryError> {
-        let planned = |error| QueryError::from_datafusion(error, plan_or_run);
-        let context = Arc::new(frame.task_ctx());
-        let plan = frame.create_physical_plan().await.map_err(planned)?;
-        self.collect_plan(plan, context).await
+        let limits = &self.parts.limits;
+        collect_within(frame, limits.answer_rows, limits.answer_bytes).await
+    }
+
+    /// Runs `frame` for as many rows as there are, within `bytes_max`.
+    pub(crate) async fn collect_whole(
+        &self,
+        frame: DataFrame,
+        bytes_max: usize,
+    ) -> Result<Vec<RecordBatch>, QueryError> {
+        collect_within(frame, usize::MAX, bytes_max).await
     }
 
     /// Runs `plan`, within the bounds of an answer.
@@ -475,27 +482,43 @@ impl Inner {
         context: Arc<TaskContext>,
     ) -> Result<Vec<RecordBatch>, QueryError> {
         let limits = &self.parts.limits;
-        let failed = |error| QueryError::from_datafusion(error, QueryError::Run);
-        let planned = |error| QueryError::from_datafusion(error, plan_or_run);
-        let plan = cooperative(plan).map_err(planned)?;
-        let mut stream = execute_stream(plan, context).map_err(planned)?;
-        let (mut batches, mut rows, mut bytes) = (Vec::new(), 0, 0);
-        while let Some(batch) = stream.next().await {
-            let batch = batch.map_err(failed)?;
-            rows += batch.num_rows();
-            bytes += own_bytes(&batch);
-            if rows > limits.answer_rows {
-                let what = format!("{} rows", limits.answer_rows);
-                return Err(QueryError::TooLarge { what });
-            }
-            if bytes > limits.answer_bytes {
-                let what = format!("{} bytes", limits.answer_bytes);
-                return Err(QueryError::TooLarge { what });
-            }
-            batches.push(batch);
-        }
-        Ok(batches)
+        run_within(plan, context, limits.answer_rows, limits.answer_bytes).await
     }
+}
+
+async fn collect_within(frame: DataFrame, rows_max: usize, bytes_max: usize) -> Result<Vec<RecordBatch>, QueryError> {
+    let planned = |error| QueryError::from_datafusion(error, plan_or_run);
+    let context = Arc::new(frame.task_ctx());
+    let plan = frame.create_physical_plan().await.map_err(planned)?;
+    run_within(plan, context, rows_max, bytes_max).await
+}
+
+async fn run_within(
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+    rows_max: usize,
+    bytes_max: usize,
+) -> Result<Vec<RecordBatch>, QueryError> {
+    let failed = |error| QueryError::from_datafusion(error, QueryError::Run);
+    let planned = |error| QueryError::from_datafusion(error, plan_or_run);
+    let plan = cooperative(plan).map_err(planned)?;
+    let mut stream = execute_stream(plan, context).map_err(planned)?;
+    let (mut batches, mut rows, mut bytes) = (Vec::new(), 0, 0);
+    while let Some(batch) = stream.next().await {
+        let batch = batch.map_err(failed)?;
+        rows += batch.num_rows();
+        bytes += own_bytes(&batch);
+        if rows > rows_max {
+            let what = format!("{rows_max} rows");
+            return Err(QueryError::TooLarge { what });
+        }
+        if bytes > bytes_max {
+            let what = format!("{bytes_max} bytes");
+            return Err(QueryError::TooLarge { what });
+        }
+        batches.push(batch);
+    }
+    Ok(batches)
 }
 
 /// Makes what multiplies rows give way after every few batches. A join goes on for hours without asking its inputs for

@@ -19,7 +19,8 @@ use arrow::error::ArrowError;
 use datafusion::common::ScalarValue;
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{Expr, SortExpr, lit};
-use foldline_sql::{Derived, View, ViewKind};
+use foldline_batch_layer::GenerationNumber;
+use foldline_sql::{Derived, View, ViewKind, own_bytes};
 
 use crate::coverage::type_name;
 use crate::merge::{Keys, MergeError};
@@ -180,6 +181,38 @@ impl Serving {
         }
         self.run(async move { inner.read_view(&view, &request, mode, since).await })
             .await
+    }
+}
+
+impl Serving {
+    /// Every row of `view` in a stored generation, at its cut and without speed. For whoever copies whole views: the time is
+    /// not bounded, nor is the number of rows, but they are no more than `bytes_max` bytes. Works on the runtime that asks.
+    pub async fn whole(
+        &self,
+        view: &str,
+        generation: GenerationNumber,
+        bytes_max: usize,
+    ) -> Result<Vec<RecordBatch>, QueryError> {
+        let inner = &self.inner;
+        let view = inner.view(view)?;
+        let mut streams = Vec::new();
+        inner.streams_under(&view, &mut streams);
+        let seam = inner.close(&streams, Mode::At(generation)).await?;
+        inner.building_under(&view, &seam)?;
+        let batches = match &view.kind {
+            ViewKind::Fold(fold) => vec![inner.finish_rows(&view, fold, &seam, &Keys::all()).await?],
+            ViewKind::Derived(derived) => {
+                let session = inner.session(&seam, &[]).await?;
+                let frame = inner.derived_frame(&session, &view, derived, &seam)?;
+                inner.collect_whole(frame, bytes_max).await?
+            }
+        };
+        let bytes: usize = batches.iter().map(own_bytes).sum();
+        if bytes > bytes_max {
+            let what = format!("{bytes_max} bytes");
+            return Err(QueryError::TooLarge { what });
+        }
+        Ok(batches)
     }
 }
 

@@ -320,7 +320,8 @@ impl Inner {
         Ok(rows)
     }
 
-    async fn finish_rows(
+    /// The same, and nothing is kept of it.
+    pub(crate) async fn finish_rows(
         &self,
         view: &View,
         fold: &Arc<Fold>,
@@ -372,7 +373,8 @@ impl Inner {
         }
     }
 
-    fn building_under(&self, view: &View, seam: &Seam) -> Result<(), merge::MergeError> {
+    /// What of `view` is missing in `seam`, if anything.
+    pub(crate) fn building_under(&self, view: &View, seam: &Seam) -> Result<(), merge::MergeError> {
         match &view.kind {
             ViewKind::Fold(fold) => merge::building(view, fold, seam),
             ViewKind::Derived(_) => {

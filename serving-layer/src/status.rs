@@ -40,6 +40,8 @@ pub struct Status {
     pub batch: BatchStatus,
     /// Who holds how much memory.
     pub memory: Vec<MemoryStatus>,
+    /// Where analysts read batch views, where this process loads it.
+    pub warehouse: Option<WarehouseStatus>,
     /// What keeps the platform from being ready beside open seams and stopped partitions: a damaged file, an audit
     /// that failed. Each says what is wrong and what to do.
     pub problems: Vec<String>,
@@ -128,6 +130,19 @@ pub struct BatchStatus {
     pub last_run: Option<String>,
     /// Why the last run failed, if it did.
     pub last_error: Option<String>,
+}
+
+/// The warehouse. One that is away or behind keeps nobody from answering.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct WarehouseStatus {
+    /// Where it is.
+    pub place: String,
+    /// The generation that it holds.
+    pub generation: Option<u64>,
+    /// When this process last saw that it holds it.
+    pub loaded: Option<String>,
+    /// Why it does not hold the current one, if a load failed.
+    pub error: Option<String>,
 }
 
 /// A holder of memory.

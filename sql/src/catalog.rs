@@ -285,6 +285,8 @@ pub struct View {
     pub part_of: Option<String>,
     /// `WITH (retention = ...)`, milliseconds before `as_of`, and the window column that it hides by.
     pub retention: Option<(i64, String)>,
+    /// The column that is the window of its GROUP BY, where that is in the answer.
+    pub window: Option<String>,
     /// Fold over a stream, or a query over views finished at read time.
     pub kind: ViewKind,
 }

@@ -103,9 +103,13 @@ pub(crate) async fn view(
     let drops_late = options.late.unwrap_or(true) && windowed;
     let class = class(&plan, &reads, catalog).map_err(failed)?;
     let schema = answer_schema(place, &plan, at)?;
-    let retention = match options.retention {
-        Some(hidden_after_ms) => Some((hidden_after_ms, window_column(place, &plan, &schema, at)?)),
-        None => None,
+    let window = window_column(place, &plan, &schema, at);
+    let (retention, window) = match options.retention {
+        Some(hidden_after_ms) => {
+            let window = window?;
+            (Some((hidden_after_ms, window.clone())), Some(window))
+        }
+        None => (None, window.ok()),
     };
     let sql = view.query.to_string();
     let declared = format!("{sql} {retention:?} {drops_late} {:?}", options.key);
@@ -140,6 +144,7 @@ pub(crate) async fn view(
                     reads: vec![part.stream],
                     part_of: Some(name.clone()),
                     retention: None,
+                    window: None,
                     kind: ViewKind::Fold(Arc::new(fold)),
                 });
             }
@@ -172,6 +177,7 @@ pub(crate) async fn view(
             reads,
             part_of: None,
             retention,
+            window,
             kind,
         },
         parts,

@@ -563,7 +563,7 @@ pub(crate) fn option_text(value: &Expr) -> Option<String> {
 }
 
 /// Milliseconds of a fixed, non-negative length of time such as `2 days` or `1 hour 30 minutes`.
-pub(crate) fn duration_ms(text: &str) -> Option<i64> {
+pub fn duration_ms(text: &str) -> Option<i64> {
     let interval = parse_interval_month_day_nano_config(text, IntervalParseConfig::new(IntervalUnit::Second)).ok()?;
     let days_ms = i64::from(interval.days) * 86_400_000;
     let total = days_ms.checked_add(interval.nanoseconds / 1_000_000)?;

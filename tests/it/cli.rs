@@ -34,7 +34,7 @@ pub(crate) fn write(folder: &Path, path: &str, text: &str) {
 #[test]
 fn every_subcommand_has_help_with_an_example() {
     let folder = tempfile::tempdir().unwrap();
-    let subcommands: [&[&str]; 17] = [
+    let subcommands: [&[&str]; 20] = [
         &["demo"],
         &["run"],
         &["check"],
@@ -51,6 +51,9 @@ fn every_subcommand_has_help_with_an_example() {
         &["archive", "audit"],
         &["archive", "dead-letters"],
         &["status"],
+        &["warehouse", "load"],
+        &["warehouse", "verify"],
+        &["warehouse", "status"],
         &["config"],
     ];
     for subcommand in subcommands {

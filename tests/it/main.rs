@@ -19,3 +19,4 @@ mod kafka;
 mod memory;
 mod secrets;
 mod servers;
+mod warehouse;

@@ -67,6 +67,37 @@ fn secrets_of_stores_that_are_away_or_refuse_them_are_not_told() {
 }
 
 #[test]
+fn the_key_of_a_warehouse_is_not_told() {
+    let (_, key) = planted()
+        .into_iter()
+        .find(|(name, _)| *name == "GOOGLE_SERVICE_ACCOUNT_KEY")
+        .unwrap();
+    for (credentials, environment) in [
+        ("key.json", Vec::new()),
+        ("", vec![("GOOGLE_SERVICE_ACCOUNT_KEY", key.clone())]),
+    ] {
+        let folder = Folder::on_store("", &environment);
+        crate::cli::write(folder.path(), "key.json", &key);
+        folder.set(&format!(
+            "[speed]\ncut_every_ms = 50\n[batch]\nschedule = \"\"\n[warehouse]\nkind = \"bigquery\"\nproject = \"p\"\n\
+             dataset = \"d\"\nendpoint = \"https://127.0.0.1:9\"\ncredentials = \"{credentials}\"\n"
+        ));
+        folder.write_visits();
+        for arguments in [
+            &["import", "visits.ndjson", "--stream", "visits"][..],
+            &["batch", "run"],
+            &["warehouse", "load"],
+            &["warehouse", "status"],
+            &["config"],
+        ] {
+            let output = loudly(&folder, arguments).output().unwrap();
+            let said = text(&output.stdout) + &text(&output.stderr);
+            assert_hushed(&said, &format!("{arguments:?}"));
+        }
+    }
+}
+
+#[test]
 fn servers_and_their_secrets_are_not_told() {
     let stores = std::env::var("FOLDLINE_TEST_STORES").unwrap_or_default();
     let Some(store) = stores.split_whitespace().find(|store| store.starts_with("s3://")) else {

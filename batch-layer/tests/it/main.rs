@@ -10,4 +10,5 @@ mod generations;
 mod recompute;
 mod scheduler;
 mod store;
+mod warehouse;
 mod world;

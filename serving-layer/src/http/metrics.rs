@@ -137,6 +137,7 @@ fn gauges(status: &Status, views: &[ViewInfo]) -> Registry {
     }
     memory(&mut shown, status);
     batch(&mut shown, status);
+    warehouse(&mut shown, status);
     let reasons = status.reasons().len() + views.iter().filter(|view| view.state == BROKEN).count();
     shown.number("problems", "Reasons for not being ready", reasons as f64);
     shown.registry
@@ -170,6 +171,24 @@ fn batch(shown: &mut Shown, status: &Status) {
         "batch_complaint",
         "1 where the last batch run failed or left a view out",
         flag(batch.last_error.is_some()),
+    );
+}
+
+/// Only where this process loads it.
+fn warehouse(shown: &mut Shown, status: &Status) {
+    let Some(warehouse) = &status.warehouse else { return };
+    if let Some(generation) = warehouse.generation {
+        shown.number(
+            "warehouse_generation",
+            "Generation that the warehouse holds",
+            generation as f64,
+        );
+    }
+    let failed = f64::from(u8::from(warehouse.error.is_some()));
+    shown.number(
+        "warehouse_complaint",
+        "1 where the last load of the warehouse failed",
+        failed,
     );
 }
 

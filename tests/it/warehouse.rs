@@ -1,0 +1,226 @@
+//! The warehouse of a whole installation: loaded after batch runs, compared, mended; away, it holds nobody up.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::cli::{text, write};
+use crate::installation::Folder;
+
+const QUICK: &str = "[archive]\nroll_age_ms = 100\n[speed]\ncut_every_ms = 50\n[batch]\nschedule = \"\"\n";
+
+/// The Parquet files of the local warehouse below `table`, in order.
+fn files(folder: &Folder, table: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.path().join("foldline-data/warehouse").join(table)];
+    while let Some(inner) = folders.pop() {
+        for entry in std::fs::read_dir(inner).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false if path.extension().is_some_and(|end| end == "parquet") => found.push(path),
+                false => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// Which tables were loaded, and how many slices of each.
+fn loaded(report: &str) -> Vec<(String, u64)> {
+    let tables = json(report);
+    let tables = tables.as_array().unwrap().iter();
+    tables
+        .map(|table| {
+            (
+                table["table"].as_str().unwrap().to_owned(),
+                table["loaded"].as_u64().unwrap(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn a_batch_run_is_followed_by_its_load() {
+    let folder = Folder::new();
+    folder.import_visits();
+    folder.ok(&["batch", "run"]);
+    folder.ok(&["warehouse", "verify"]);
+    // Three days of a fold, three of what stands above it, and one table without a day.
+    let counts = ["page_days", "days", "pages", "_foldline"].map(|table| files(&folder, table).len());
+    assert_eq!(counts, [3, 3, 1, 1]);
+    let status = json(&folder.ok(&["warehouse", "status", "--format", "json"]));
+    assert_eq!(
+        (&status[0]["generation"], &status[0]["error"]),
+        (&Value::from(1), &Value::Null)
+    );
+    let again = loaded(&folder.ok(&["warehouse", "load", "--format", "json"]));
+    assert!(
+        again.len() == 4 && again.iter().all(|(_, loaded)| *loaded == 0),
+        "nothing differs: {again:?}"
+    );
+
+    // A late visit of the second day: that day alone is written again.
+    let before: Vec<_> = files(&folder, "page_days")
+        .iter()
+        .map(|path| std::fs::metadata(path).unwrap().modified().unwrap())
+        .collect();
+    let late = "{\"visit_id\":\"new\",\"page\":\"/0\",\"seconds\":1,\"at\":\"2026-03-02T23:00:00Z\"}\n";
+    write(folder.path(), "late.ndjson", late);
+    folder.ok(&["import", "late.ndjson", "--stream", "visits", "--wait"]);
+    folder.ok(&["batch", "run"]);
+    let after: Vec<_> = files(&folder, "page_days")
+        .iter()
+        .map(|path| std::fs::metadata(path).unwrap().modified().unwrap())
+        .collect();
+    let changed: Vec<bool> = before
+        .iter()
+        .zip(&after)
+        .map(|(before, after)| before != after)
+        .collect();
+    assert_eq!(changed, [false, true, false]);
+    folder.ok(&["warehouse", "verify"]);
+
+    // Damage is told with its day; nothing differs from the ledger, so only a full load mends it.
+    let victim = &files(&folder, "page_days")[2];
+    std::fs::write(victim, b"PAR1").unwrap();
+    let told = folder.no(&["warehouse", "verify"]);
+    assert!(
+        told.contains("could not be compared: page_days: cannot read page_days/_day=2026-03-03/rows.parquet"),
+        "{told}"
+    );
+    std::fs::copy(&files(&folder, "page_days")[0], victim).unwrap();
+    let told = folder.no(&["warehouse", "verify"]);
+    assert!(
+        told.contains("not what generation 2 has: page_days: 2026-03-03: 7 rows, and other values"),
+        "{told}"
+    );
+    let full = folder.ok(&["warehouse", "load", "--full", "--format", "json"]);
+    assert_eq!(
+        loaded(&full),
+        [
+            ("pages".into(), 1),
+            ("page_days".into(), 3),
+            ("days".into(), 3),
+            ("_foldline".into(), 0)
+        ]
+    );
+    folder.ok(&["warehouse", "verify"]);
+}
+
+#[test]
+fn a_running_foldline_loads_what_it_publishes() {
+    let folder = Folder::new();
+    folder.set("[archive]\nroll_age_ms = 100\n[speed]\ncut_every_ms = 50\n[batch]\nschedule = \"* * * * * *\"\n");
+    let running = folder.start().ready();
+    folder.import_visits();
+    let since = Instant::now();
+    while files(&folder, "page_days").len() < 3 || !running.get("/metrics").contains("foldline_warehouse_generation") {
+        assert!(
+            since.elapsed() < Duration::from_secs(60),
+            "{}",
+            running.get("/v1/status")
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    folder.ok(&["warehouse", "load"]);
+    folder.ok(&["warehouse", "verify"]);
+    let metrics = running.get("/metrics");
+    assert!(metrics.contains("foldline_warehouse_complaint 0"), "{metrics}");
+    assert!(
+        metrics.contains("foldline_warehouse_loads_total{outcome=\"ended\"}"),
+        "{metrics}"
+    );
+    assert!(folder.ok(&["status"]).contains("warehouse: generation"));
+    running.terminate();
+}
+
+#[test]
+fn a_warehouse_that_is_away_is_told_and_fails_no_batch_run() {
+    let folder = Folder::new();
+    let away =
+        "[warehouse]\nkind = \"bigquery\"\nproject = \"p\"\ndataset = \"d\"\nendpoint = \"http://127.0.0.1:9\"\n";
+    folder.set(&format!("{QUICK}{away}"));
+    let running = folder.start().ready();
+    folder.import_visits();
+    let run = folder.run(&["batch", "run"]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    assert!(
+        text(&run.stderr).contains("the warehouse does not hold this generation"),
+        "{}",
+        text(&run.stderr)
+    );
+    assert!(running.get("/metrics").contains("foldline_warehouse_complaint 1"));
+    assert!(
+        running.get("/v1/status").contains("Connection refused"),
+        "{}",
+        running.get("/v1/status")
+    );
+    assert!(running.get("/readyz").contains(" 200 "));
+    folder.no(&["warehouse", "verify"]);
+    running.terminate();
+
+    folder.set(&format!("{QUICK}[warehouse]\nkind = \"none\"\n"));
+    assert!(folder.no(&["warehouse", "status"]).contains("warehouse.kind is none"));
+    assert!(files(&folder, "").is_empty());
+}
+
+#[test]
+fn settings_of_the_warehouse_name_what_there_is() {
+    let folder = Folder::new();
+    for (settings, told) in [
+        (
+            "views = \"pages, paegs\"",
+            "there is no view \"paegs\"; there are: pages, page_days, days",
+        ),
+        (
+            "day_of = \"page_days: page\"",
+            "no column \"page\" of type DATE or TIMESTAMP",
+        ),
+        ("day_of = \"page_days\"", "\"view: value\""),
+        ("expire = \"soon\"", "write \"3 days\", \"48 hours\" or \"none\""),
+        (
+            "kind = \"bigquery\"\nproject = \"p\"",
+            "setting \"warehouse.dataset\" must name",
+        ),
+        (
+            "kind = \"bigquery\"\nproject = \"p/x\"\ndataset = \"d\"",
+            "setting \"warehouse.project\" must name",
+        ),
+        ("url = \"s3://a:b@c/d\"", "may hold no name or password"),
+    ] {
+        folder.set(&format!("{QUICK}[warehouse]\n{settings}\n"));
+        let output = folder.run(&["warehouse", "status"]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{settings}: {said}");
+        assert!(said.contains(told), "{settings}: {said}");
+    }
+    let settings = "views = \"page_days, pages\"\nexpire_of = \"page_days: 48 hours\"\nday_of = \"page_days: none\"";
+    folder.set(&format!("{QUICK}[warehouse]\n{settings}\n"));
+    folder.import_visits();
+    folder.ok(&["batch", "run"]);
+    assert_eq!(
+        ["page_days", "days", "pages"].map(|table| files(&folder, table).len()),
+        [1, 0, 1]
+    );
+    // Another division: the table is made anew, without a batch run.
+    let one = "views = \"page_days\"\n";
+    folder.set(&format!("{QUICK}[warehouse]\n{one}"));
+    folder.ok(&["warehouse", "load"]);
+    folder.ok(&["warehouse", "verify"]);
+    assert_eq!(files(&folder, "page_days").len(), 3);
+    // These days ended long ago.
+    folder.set(&format!("{QUICK}[warehouse]\n{one}expire = \"2 days\"\n"));
+    folder.ok(&["warehouse", "load"]);
+    folder.ok(&["warehouse", "verify"]);
+    assert!(files(&folder, "page_days").is_empty());
+    folder.set(&format!("{QUICK}[warehouse]\n{one}"));
+    folder.ok(&["warehouse", "load"]);
+    assert_eq!(files(&folder, "page_days").len(), 3);
+}
