@@ -19,3 +19,5 @@ mod kafka;
 mod memory;
 mod secrets;
 mod servers;
+#[cfg(all(feature = "kafka", feature = "cassandra"))]
+mod shared_store;
