@@ -10,12 +10,14 @@ demo:
 test:
 	cargo test --workspace
 
-# The tests of real servers, which this starts and ends by their pids: Apache Kafka (a JDK 17 and Maven), an S3 server, one of
-# Google Cloud Storage and a stand-in for BigQuery (Go). infra/services/fetch.sh gets what they are made of beforehand. The
-# stand-in is built for six minutes once: FOLDLINE_WITHOUT_BIGQUERY=1 does without.
+# The tests of real servers, which this starts and ends by their pids: Apache Kafka and Apache Cassandra (a JDK 17 and Maven), an
+# S3 server, one of Google Cloud Storage and a stand-in for BigQuery (Go). infra/services/fetch.sh gets what they are made of
+# beforehand. The stand-in is built for six minutes once: FOLDLINE_WITHOUT_BIGQUERY=1 does without.
 test-services:
-	infra/services/with-kafka.sh infra/services/with-stores.sh infra/services/with-bigquery.sh \
-		cargo test --workspace --test it -- kafka servers --nocapture
+	infra/services/with-kafka.sh infra/services/with-cassandra.sh infra/services/with-stores.sh \
+		infra/services/with-bigquery.sh cargo test --workspace --test it -- kafka servers cassandra --nocapture
+	infra/services/with-cassandra.sh \
+		cargo test --workspace --test it -- cassandra_that_is_killed --ignored --nocapture
 
 # Kafka by TLS: needs the OpenSSL of the system with its headers, and a build of its own.
 test-kafka-tls:
@@ -39,9 +41,9 @@ bench-services:
 soak:
 	FOLDLINE_SOAK=1 cargo test --workspace -- --nocapture soak
 
-# The same over Kafka, an S3 server and several processes: kills, rebalances for five minutes, a store that is away for ten.
+# The same over Kafka, Cassandra, an S3 server and several processes: kills, rebalances for five minutes, a store that is away for ten.
 soak-services:
-	FOLDLINE_SOAK=1 infra/services/with-kafka.sh infra/services/with-stores.sh \
+	FOLDLINE_SOAK=1 infra/services/with-kafka.sh infra/services/with-cassandra.sh infra/services/with-stores.sh \
 		cargo test --workspace --test it -- soak rebalances away_for_long --nocapture --test-threads=1
 
 # Views made by chance against plain SQL. FOLDLINE_GRAMMAR_SEED makes others, FOLDLINE_GRAMMAR=0 goes on without end.

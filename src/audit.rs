@@ -33,7 +33,11 @@ use foldline_event_log::{Offset, Progress, StreamReader, TopicPartition};
 use foldline_serving_layer::merge::{self, Keys, MergeError};
 use foldline_serving_layer::seam::{self, Seam, SeamError};
 use foldline_serving_layer::{AnswerCoverage, finish};
-use foldline_sql::{Class, Derived, Fold, FoldError, Partial, Stream, View, ViewKind, session_context, system_columns};
+use foldline_speed_layer::Partials;
+use foldline_speed_layer::shared::StoredPartials;
+use foldline_sql::{
+    Class, Derived, Fold, FoldError, KeyLookup, Partial, Stream, View, ViewKind, session_context, system_columns,
+};
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -457,7 +461,13 @@ async fn wrong_part(core: &Core, view: &View, fold: &Arc<Fold>, sides: &Sides) -
                 Ok(())
             };
             let plain = fed(feed, plain).await?;
-            let partials = segment.views.get(&view.id).cloned().unwrap_or_default();
+            let partials = match segment.views.get(&view.id) {
+                Some(Partials::Held(partials)) => partials.clone(),
+                Some(Partials::Stored(stored)) => {
+                    StoredPartials::fetch(&[Arc::clone(stored)], &[KeyLookup::default()]).await?
+                }
+                None => Vec::new(),
+            };
             if let Some(difference) = part_difference(view, fold, &partials, &plain).await? {
                 return Ok(format!(
                     "segment {}..{} of {partition}: {difference}",

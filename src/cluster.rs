@@ -5,7 +5,7 @@
 //! | archivers | a consumer group | commits are create-only: of two that archive a partition, one wins |
 //! | speed nodes | a consumer group | a fold says the same on every node: readers take whichever is further |
 //! | batch | a lease in the store ([`lease`]) | generations are create-only: of two leaders, one publishes |
-//! | serving nodes | nothing, each has all ([`realtime`]) | the seam closes over what they have, or they refuse |
+//! | serving nodes | nothing, each has all ([`realtime`]), or reads a store that all share ([`stored`]) | the seam closes over what they have, or they refuse |
 //!
 //! Nothing here is needed for right answers: whoever believes wrongly that a partition or the lease is theirs loses when
 //! storing, or folds what another one folds, too. Nobody compares clocks of two machines: whoever waits counts for how long
@@ -14,10 +14,11 @@
 pub(crate) mod lease;
 pub(crate) mod notes;
 pub(crate) mod realtime;
+pub(crate) mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -256,14 +257,21 @@ pub(crate) fn join(
     );
     if let Some(shared) = &core.shared {
         let (shared, catalog) = (Arc::clone(shared), Arc::clone(&core.catalog));
-        let following = realtime::follow_nodes(cluster.clone(), shared, catalog, stop.clone());
-        tasks.push(core.work.spawn(following));
+        let following = match shared.stored() {
+            Some(reader) => core.work.spawn(reader.clone().run(stop.clone())),
+            None => core
+                .work
+                .spawn(realtime::follow_nodes(cluster.clone(), shared, catalog, stop.clone())),
+        };
+        tasks.push(following);
     }
     if let Some(speed) = &core.speed {
         let (assigned, left) = log.join(&cluster.group(Role::Speed), topics.clone())?;
         let folding = fold_assigned(speed.clone(), core.shared.clone(), assigned, stop.clone());
         tasks.push(core.work.spawn(folding));
         leave.push(left);
+        let writer = core.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        tasks.extend(writer.map(|writer| core.work.spawn(writer.run(speed.clone(), stop.clone()))));
     }
     if let Some(archiver) = &core.archiver {
         let (assigned, left) = log.join(&cluster.group(Role::Archive), topics)?;

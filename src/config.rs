@@ -34,12 +34,13 @@ const PASSED_ON: &str = "log.kafka.";
 
 /// The bound of everything, and the sixteenths of it that budgets get. What is left is for the process itself.
 const MEMORY: &str = "memory_bytes";
-const MEMORY_SHARES: [(&str, u64); 5] = [
+const MEMORY_SHARES: [(&str, u64); 6] = [
     ("archive.memory_bytes", 2),
     ("batch.memory_bytes", 2),
     ("speed.memory_bytes", 4),
     ("serve.query_memory_bytes", 2),
     ("serve.batch_cache_bytes", 2),
+    ("realtime.cache_bytes", 1),
 ];
 
 /// Every setting.
@@ -48,8 +49,8 @@ const MEMORY_SHARES: [(&str, u64); 5] = [
 pub(crate) struct Settings {
     /// Folder that holds the log, the archive, generations and checkpoints. Default `./foldline-data`.
     pub(crate) data_dir: PathBuf,
-    /// What the process may hold in memory: 12 sixteenths are shared out among those of `archive.memory_bytes`,
-    /// `batch.memory_bytes`, `speed.memory_bytes`, `serve.query_memory_bytes` and `serve.batch_cache_bytes` that are not
+    /// What the process may hold in memory: 13 sixteenths are shared out among those of `archive.memory_bytes`,
+    /// `batch.memory_bytes`, `speed.memory_bytes`, `serve.query_memory_bytes`, `serve.batch_cache_bytes` and `realtime.cache_bytes` that are not
     /// set; 0: each has its own default. Default 0.
     pub(crate) memory_bytes: usize,
     /// Folder of pipelines: each sub-folder is one. Default `./sql/pipelines`.
@@ -68,6 +69,8 @@ pub(crate) struct Settings {
     pub(crate) batch: Batch,
     /// The speed layer.
     pub(crate) speed: Speed,
+    /// Where other processes find realtime views.
+    pub(crate) realtime: Realtime,
     /// The serving layer.
     pub(crate) serve: Serve,
     /// Where analysts read batch views.
@@ -197,6 +200,74 @@ pub(crate) struct Speed {
     pub(crate) checkpoint_every_ms: u64,
 }
 
+/// `realtime`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Realtime {
+    /// Where the processes of a cluster find realtime views: in `memory` of whoever folds them, or in `cassandra` (or
+    /// ScyllaDB). Default `memory`.
+    pub(crate) store: RealtimeStoreKind,
+    /// Nodes of Cassandra: `host:port`, several with commas. Default none.
+    pub(crate) nodes: String,
+    /// Keyspace, of this cluster alone; made where there is none. Default `foldline`.
+    pub(crate) keyspace: String,
+    /// Copies, where the keyspace is made. Default 3.
+    pub(crate) replication: u32,
+    /// Replicas that acknowledge a write and answer a read: `one`, `local_quorum`, `quorum` or `all`. Default `quorum`.
+    pub(crate) consistency: RealtimeConsistency,
+    /// User. Default none.
+    pub(crate) user: String,
+    /// Password. Default none.
+    pub(crate) password: Secret,
+    /// One request may take this long. Default 10 s.
+    pub(crate) request_ms: u64,
+    /// Requests under way at once. Default 128.
+    pub(crate) in_flight: usize,
+    /// Whether commit logs may be synced after a write is acknowledged. Default false.
+    pub(crate) accept_periodic_sync: bool,
+    /// Time between two writes of what was folded meanwhile. Default 1 s.
+    pub(crate) flush_ms: u64,
+    /// Time between two looks for what is new. Default 250 ms.
+    pub(crate) poll_ms: u64,
+    /// Memory of the partials that answers were made of last. Default 256 MiB.
+    pub(crate) cache_bytes: usize,
+}
+
+/// Where realtime views are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RealtimeStoreKind {
+    /// In memory of those that fold them.
+    Memory,
+    /// On Cassandra or ScyllaDB.
+    Cassandra,
+}
+
+/// How many replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RealtimeConsistency {
+    /// One.
+    One,
+    /// Most of the local datacenter.
+    LocalQuorum,
+    /// Most.
+    Quorum,
+    /// All.
+    All,
+}
+
+/// A value that is never printed.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Secret(pub(crate) String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("********")
+    }
+}
+
 /// `serve`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -303,6 +374,21 @@ impl Default for Settings {
                 batch_bytes: 4 * MIB,
                 checkpoint_every_ms: 60_000,
             },
+            realtime: Realtime {
+                store: RealtimeStoreKind::Memory,
+                nodes: String::new(),
+                keyspace: "foldline".to_owned(),
+                replication: 3,
+                consistency: RealtimeConsistency::Quorum,
+                user: String::new(),
+                password: Secret::default(),
+                request_ms: 10_000,
+                in_flight: 128,
+                accept_periodic_sync: false,
+                flush_ms: 1_000,
+                poll_ms: 250,
+                cache_bytes: 256 * MIB,
+            },
             serve: Serve {
                 longest_query_ms: 60_000,
                 query_memory_bytes: 512 * MIB,
@@ -373,6 +459,11 @@ impl Settings {
             ("batch.keep", self.batch.keep > 0),
             ("batch.memory_bytes", self.batch.memory_bytes > 0),
             ("serve.longest_query_ms", self.serve.longest_query_ms > 0),
+            ("realtime.replication", self.realtime.replication > 0),
+            ("realtime.request_ms", self.realtime.request_ms > 0),
+            ("realtime.in_flight", self.realtime.in_flight > 0),
+            ("realtime.flush_ms", self.realtime.flush_ms > 0),
+            ("realtime.poll_ms", self.realtime.poll_ms > 0),
             ("serve.query_memory_bytes", self.serve.query_memory_bytes > 0),
             ("warehouse.request_ms", self.warehouse.request_ms > 0),
         ];
@@ -402,6 +493,12 @@ impl Settings {
         if !self.cluster.name.is_empty() && (self.log.kind != LogKind::Kafka || self.store.url.is_empty()) {
             let help = "setting \"cluster.name\" is for processes that share a log and a store: set log.kind = \"kafka\" \
                         and store.url, too";
+            return Err(Failure::Usage(help.into()));
+        }
+        let apart = self.realtime.store != RealtimeStoreKind::Memory;
+        if apart && (self.realtime.nodes.trim().is_empty() || self.cluster.name.is_empty()) {
+            let help = "setting \"realtime.store\" is for processes that share realtime views: set realtime.nodes (\"host:port\", \
+                        several with commas) and cluster.name, too";
             return Err(Failure::Usage(help.into()));
         }
         Ok(())

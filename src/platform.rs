@@ -5,7 +5,7 @@
 //! embedded log is always open here, because one process at a time may have it.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -19,6 +19,7 @@ use foldline_event_log::{
     Clock, EventLog, KeysOnDisk, LogError, Offset, SystemClock, Topic, TopicPartition, with_causes,
 };
 use foldline_serving_layer::{Limits, ServedTopic, Serving, ServingParts};
+use foldline_speed_layer::shared::{Reader as StoreReader, ReaderSettings, SharedStore, Writer};
 use foldline_speed_layer::{Gaps, RealtimeStore, Snapshot, SpeedLayer, SpeedSettings};
 use foldline_sql::{Catalog, SourceFile, Stream};
 use object_store::ObjectStore;
@@ -31,8 +32,8 @@ use uuid::Uuid;
 use crate::Setting;
 use crate::batch_runs::{self, BatchParts, BatchRuns};
 use crate::cluster::realtime::Realtime;
-use crate::cluster::{self, Cluster, Joined};
-use crate::config::Settings;
+use crate::cluster::{self, Cluster, Joined, stored};
+use crate::config::{RealtimeStoreKind, Settings};
 use crate::failure::Failure;
 use crate::instance::Address;
 use crate::log::OpenLog;
@@ -44,6 +45,9 @@ use crate::{admin, installation, maintenance, pipelines};
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// A start gives up when the object store does not answer for so long.
 const START_WITHIN: Duration = Duration::from_secs(10);
+
+/// A partition that nobody writes to the shared store for so long is shown as one that grows old.
+const SILENT: Duration = Duration::from_secs(15);
 
 /// A process that starts says so often that it lives.
 const BEAT: Duration = Duration::from_secs(1);
@@ -99,6 +103,8 @@ pub(crate) struct Core {
     pub(crate) realtime: Arc<dyn RealtimeStore>,
     /// The same where others may fold, too.
     pub(crate) shared: Option<Arc<Realtime>>,
+    /// Brings to the shared store what is folded here, until it is started.
+    pub(crate) writer: Mutex<Option<Writer>>,
     /// This process among others, if there may be any.
     pub(crate) cluster: Option<Cluster>,
     pub(crate) runs: BatchRuns,
@@ -386,8 +392,27 @@ impl Building {
             Arc::clone(&self.clock),
         )
         .bounded(settings.batch.memory_bytes);
+        let stored = match self.cluster {
+            Some(_) if self.roles.iter().any(|role| [Role::Speed, Role::Serve].contains(role)) => {
+                stored::open(settings).await?
+            }
+            _ => None,
+        };
         let shared = self.cluster.is_some() && self.roles.contains(&Role::Serve);
-        let shared = shared.then(|| Arc::new(Realtime::new(speed.clone())));
+        let shared = shared.then(|| {
+            Arc::new(match &stored {
+                Some(store) => Realtime::of_store(self.reader(store, &topics)),
+                None => Realtime::new(speed.clone()),
+            })
+        });
+        let writer = match &stored {
+            Some(store) if speed.is_some() => {
+                let (store, clock) = (Arc::clone(store), Arc::clone(&self.clock));
+                let gaps = accepted_gaps(&archive, &topics).await?;
+                Some(stored::writer(store, &self.catalog, gaps, clock, settings))
+            }
+            _ => None,
+        };
         let realtime: Arc<dyn RealtimeStore> = match (&shared, &speed) {
             (Some(shared), _) => Arc::clone(shared) as _,
             (None, Some(speed)) => Arc::new(speed.clone()),
@@ -427,6 +452,7 @@ impl Building {
             collector,
             realtime,
             shared,
+            writer: Mutex::new(writer),
             cluster: self.cluster,
             runs,
             report: Arc::new(Report::default()),
@@ -438,6 +464,17 @@ impl Building {
             work: self.work,
             instance: self.instance,
         })
+    }
+
+    fn reader(&self, store: &Arc<dyn SharedStore>, topics: &[(Arc<Stream>, Topic, Vec<Offset>)]) -> StoreReader {
+        let realtime = &self.settings.realtime;
+        let reading = ReaderSettings {
+            every: Duration::from_millis(realtime.poll_ms),
+            silent: SILENT,
+            cache_bytes: realtime.cache_bytes,
+        };
+        let partitions = topics.iter().flat_map(|(_, topic, _)| topic.all_partitions());
+        StoreReader::new(Arc::clone(store), &self.catalog, partitions, reading)
     }
 
     /// Creates the topics that are missing, and notes where each partition begins for us.
@@ -623,7 +660,10 @@ fn router(core: &Arc<Core>, roles: &[Role], stop: &CancellationToken) -> Router 
         let status = foldline_serving_layer::http::router_without_views(Arc::clone(&core.serving), core.report.clone());
         router = router.merge(status);
     }
-    if let (Some(speed), Some(_)) = (&core.speed, &core.cluster) {
+    let in_memory = core.settings.realtime.store == RealtimeStoreKind::Memory;
+    if let (Some(speed), Some(_)) = (&core.speed, &core.cluster)
+        && in_memory
+    {
         router = router.merge(cluster::realtime::router(cluster::realtime::Sending {
             speed: speed.clone(),
             instance: core.instance,

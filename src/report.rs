@@ -183,6 +183,7 @@ fn streams(core: &Core, seen: &Seen) -> Vec<StreamStatus> {
         .collect();
     // Where others fold, what this process shows of it.
     let shown = core.shared.as_ref().map(|shared| shared.snapshot()).unwrap_or_default();
+    let stale = core.shared.as_ref().map(|shared| shared.stale()).unwrap_or_default();
     let of_partition = |partition: TopicPartition| {
         let keeps_ms = core.log.keeps_ms(&partition.topic).filter(|keeps_ms| *keeps_ms > 0);
         let span = seen.spans.get(&partition);
@@ -228,6 +229,7 @@ fn streams(core: &Core, seen: &Seen) -> Vec<StreamStatus> {
             bytes: folded.map(|status| status.bytes as u64),
             events: folded.map(|status| status.events),
             speed_stopped: folded.and_then(|status| status.stopped.clone()),
+            realtime_stale: stale.get(&partition).cloned(),
         }
     };
     let streams = core.topics.iter();

@@ -10,6 +10,8 @@ use arrow::array::ArrayRef;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::Expr;
 use foldline_batch_layer::{GenerationError, Generations};
+use foldline_speed_layer::Partials;
+use foldline_speed_layer::shared::{StoreError, StoredPartials};
 use foldline_sql::{Fold, FoldError, KeyLookup, KeyRange, Partial, View};
 
 use crate::seam::Seam;
@@ -136,6 +138,14 @@ pub enum MergeError {
         /// Cause.
         source: GenerationError,
     },
+    /// The speed half could not be read.
+    #[error("cannot read the speed half of view \"{view}\"")]
+    Speed {
+        /// Name of the view.
+        view: String,
+        /// Cause.
+        source: StoreError,
+    },
     /// The fold.
     #[error(transparent)]
     Fold(#[from] FoldError),
@@ -201,12 +211,23 @@ pub async fn gather(
             keys.take(partial, &mut found)?;
         }
     }
-    for (_, closed) in seam.of_topic(&fold.stream().topic) {
-        for segment in &closed.chain {
-            for partial in segment.views.get(&view.id).into_iter().flatten() {
-                keys.take(partial, &mut found)?;
-            }
+    let chains = seam
+        .of_topic(&fold.stream().topic)
+        .flat_map(|(_, closed)| &closed.chain);
+    let mut stored = Vec::new();
+    for partials in chains.filter_map(|segment| segment.views.get(&view.id)) {
+        match partials {
+            Partials::Held(partials) => partials.iter().try_for_each(|partial| keys.take(partial, &mut found))?,
+            Partials::Stored(partials) => stored.push(Arc::clone(partials)),
         }
+    }
+    let fetched = StoredPartials::fetch(&stored, &keys.alternatives).await;
+    let fetched = fetched.map_err(|source| MergeError::Speed {
+        view: view.name.clone(),
+        source,
+    })?;
+    for partial in &fetched {
+        keys.take(partial, &mut found)?;
     }
     Ok(found)
 }

@@ -20,6 +20,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use foldline_batch_layer::{ArchiveError, GenerationError};
 use foldline_event_log::with_causes;
+use foldline_speed_layer::shared::StoreError;
 use foldline_sql::bounds::{check_plan, on_deep_stack};
 use foldline_sql::{
     Class, Derived, Fold, FoldError, MULTIPLYING_FUNCTIONS, Stream, View, ViewKind, own_bytes, system_columns,
@@ -163,6 +164,10 @@ impl QueryError {
             // The store is away: that says nothing about what lies in it.
             Self::Merge(MergeError::Batch {
                 source: GenerationError::Store { .. },
+                ..
+            }) => false,
+            Self::Merge(MergeError::Speed {
+                source: StoreError::Unavailable { .. } | StoreError::TooSlow(_),
                 ..
             }) => false,
             Self::Generation(GenerationError::Store { .. }) => false,

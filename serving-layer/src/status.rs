@@ -98,6 +98,10 @@ pub struct PartitionStatus {
     pub events: Option<u64>,
     /// Why speed stands still, if it does.
     pub speed_stopped: Option<String>,
+    /// Why what answers show of it grows old although others fold it, or is not shown: readers of a shared store say so.
+    /// Answers stay right, so it is no reason not to be ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub realtime_stale: Option<String>,
 }
 
 /// A generation.

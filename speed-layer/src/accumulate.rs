@@ -19,8 +19,8 @@ use arrow::datatypes::Int64Type;
 use foldline_event_log::{EventBatch, MarkState, Offset, Tick, TopicPartition, with_causes};
 use foldline_sql::{Fold, FoldError, Partial, View, system_columns};
 
-use crate::Segment;
 use crate::checkpoint::StoredPlace;
+use crate::{Partials, Segment};
 
 use crate::retire::{Retention, boundary_stays};
 
@@ -130,7 +130,7 @@ impl Piece {
 
     fn segment(&self) -> Arc<Segment> {
         Arc::clone(self.shown.get_or_init(|| {
-            let partials = |parts: &Vec<Part>| parts.iter().map(|part| part.partial.clone()).collect();
+            let partials = |parts: &Vec<Part>| Partials::Held(parts.iter().map(|part| part.partial.clone()).collect());
             let views = self.views.iter().map(|(view, parts)| (view.clone(), partials(parts)));
             Arc::new(Segment {
                 offsets: self.offsets.clone(),

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use foldline_event_log::{MarkState, Offset, RecordTime, Tick, TopicPartition};
 use foldline_sql::Partial;
 
+use crate::shared::StoredPartials;
+
 /// A piece of the realtime view of one partition, with its own coverage. Immutable.
 #[derive(Debug, Clone)]
 pub struct Segment {
@@ -14,13 +16,31 @@ pub struct Segment {
     pub offsets: Range<Offset>,
     /// Ticks that it contains: from the first to the last, both included.
     pub ticks: (Tick, Tick),
-    /// Partials by view id: a short list each, to be merged by the reader. A view without keys has an empty list;
-    /// a view that is missing here was not folded (it is still `building`, or failed).
-    pub views: HashMap<String, Vec<Partial>>,
+    /// Partials by view id. A view that is missing here was not folded (it is still `building`, or failed).
+    pub views: HashMap<String, Partials>,
     /// Why a view is missing that a row failed, by view id.
     pub failed: HashMap<String, String>,
     /// State of the marks at its end.
     pub marks: MarkState,
+}
+
+/// The partials of a view in a segment, to be merged by the reader.
+#[derive(Debug, Clone)]
+pub enum Partials {
+    /// In memory: a short list; an empty one where there are no keys.
+    Held(Vec<Partial>),
+    /// In a shared store, to be fetched.
+    Stored(Arc<StoredPartials>),
+}
+
+impl Partials {
+    /// Those in memory; `None` where they have to be fetched.
+    pub fn held(&self) -> Option<&[Partial]> {
+        match self {
+            Self::Held(partials) => Some(partials),
+            Self::Stored(_) => None,
+        }
+    }
 }
 
 /// One partition's segments at one moment.

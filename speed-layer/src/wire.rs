@@ -17,7 +17,7 @@ use foldline_event_log::{MarkState, Offset, RecordTime, Tick, TopicPartition};
 use foldline_sql::{Catalog, Fold, FoldError, Partial, ViewKind};
 use serde::{Deserialize, Serialize};
 
-use crate::{PartitionView, Segment, Snapshot};
+use crate::{Partials, PartitionView, Segment, Snapshot};
 
 /// Format of frames.
 const VERSION: u32 = 1;
@@ -42,6 +42,9 @@ pub enum WireError {
         /// Theirs.
         found: u32,
     },
+    /// What is in a shared store is read from there.
+    #[error("realtime views of a shared store are not sent")]
+    Stored,
     /// A partial.
     #[error("a partial cannot be sent or read")]
     Partial(#[from] FoldError),
@@ -162,6 +165,7 @@ impl Writer {
         for segment in &view.segments {
             let mut views = BTreeMap::new();
             for (id, partials) in &segment.views {
+                let partials = partials.held().ok_or(WireError::Stored)?;
                 let mut numbers = Vec::with_capacity(partials.len());
                 for partial in partials {
                     let address = partial.address();
@@ -383,7 +387,7 @@ impl Reader {
                 let parts = numbers.iter().map(|number| received.parts.get(number).cloned());
                 let parts: Option<Vec<Partial>> = parts.collect();
                 let parts = parts.ok_or_else(|| damaged(format!("segment {} lacks partials", segment.number)))?;
-                views.insert(id.clone(), parts);
+                views.insert(id.clone(), Partials::Held(parts));
             }
             let whole = Segment {
                 offsets: segment.offsets.clone(),

@@ -1,6 +1,7 @@
 //! A partial: key columns and state columns, one row per key, sorted by key.
 
 mod lookup;
+mod rows;
 
 use std::cmp::Ordering;
 use std::io::Cursor;
@@ -16,6 +17,7 @@ use arrow::row::{RowConverter, SortField};
 
 use self::lookup::{FILTER_BYTES_PER_KEY, KeyFilter};
 pub use self::lookup::{KeyLookup, KeyRange};
+pub use self::rows::{KeySpan, KeyedRows};
 use crate::fold::FOLD_FORMAT;
 use crate::{Fold, FoldError};
 

@@ -20,6 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use foldline_event_log::{Offset, TopicPartition};
+use foldline_speed_layer::shared::Reader as StoreReader;
 use foldline_speed_layer::wire::{FRAME_PREFIX, Reader, Update, Writer};
 use foldline_speed_layer::{PartitionView, RealtimeStore, Snapshot, SpeedLayer};
 use foldline_sql::Catalog;
@@ -64,6 +65,8 @@ type Views = BTreeMap<TopicPartition, Arc<PartitionView>>;
 pub(crate) struct Realtime {
     /// Folded in this process.
     local: Option<SpeedLayer>,
+    /// Where all of it is, if that is another place than the memory of processes: nothing else is shown then.
+    stored: Option<StoreReader>,
     remote: RwLock<Remote>,
 }
 
@@ -80,8 +83,33 @@ impl Realtime {
     pub(crate) fn new(local: Option<SpeedLayer>) -> Self {
         Self {
             local,
+            stored: None,
             remote: RwLock::default(),
         }
+    }
+
+    /// With what lies in a shared store, whoever folds it.
+    pub(crate) fn of_store(reader: StoreReader) -> Self {
+        Self {
+            local: None,
+            stored: Some(reader),
+            remote: RwLock::default(),
+        }
+    }
+
+    /// The reader of the shared store, if there is one.
+    pub(crate) fn stored(&self) -> Option<&StoreReader> {
+        self.stored.as_ref()
+    }
+
+    /// Why what is shown of partitions grows old, or is not shown.
+    pub(crate) fn stale(&self) -> BTreeMap<TopicPartition, String> {
+        let Some(reader) = &self.stored else {
+            return BTreeMap::new();
+        };
+        let snapshot = reader.snapshot().partitions.into_iter();
+        let stopped = snapshot.filter_map(|(partition, view)| Some((partition, view.stopped.clone()?)));
+        stopped.chain(reader.refused()).collect()
     }
 
     /// Has `local` give up all partitions but `kept`, and goes on showing what it showed of them.
@@ -178,6 +206,9 @@ impl Realtime {
 
 impl RealtimeStore for Realtime {
     fn snapshot(&self) -> Snapshot {
+        if let Some(reader) = &self.stored {
+            return reader.snapshot();
+        }
         let remote = self.read();
         // Behind the lock: what was given up meanwhile is then in one of the two.
         let local = self.local.as_ref().map(RealtimeStore::snapshot).unwrap_or_default();

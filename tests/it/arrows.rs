@@ -31,9 +31,10 @@ const ARROWS: [(&str, &[&str]); 6] = [
 ];
 
 /// Outside systems: each at home in one crate only.
-const HOMES: [(&str, &str); 3] = [
+const HOMES: [(&str, &str); 4] = [
     ("fjall", "foldline-event-log"),
     ("rdkafka", "foldline-event-log"),
+    ("scylla", "foldline-speed-layer"),
     ("prometheus-client", "foldline-serving-layer"),
 ];
 

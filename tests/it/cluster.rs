@@ -10,24 +10,25 @@ use crate::crashes::Dice;
 use crate::installation::{Folder, Running};
 use crate::kafka::{PATIENCE, ask, ask_until, brokers, delete_records, produce, visits};
 
-const SHORT: &str = "[speed]\ncut_every_ms = 250\n[archive]\nroll_age_ms = 500\n[serve]\nlongest_query_ms = 5000\n";
-const BY_HAND: &str = "[batch]\nschedule = \"\"\n";
+pub(crate) const SHORT: &str =
+    "[speed]\ncut_every_ms = 250\n[archive]\nroll_age_ms = 500\n[serve]\nlongest_query_ms = 5000\n";
+pub(crate) const BY_HAND: &str = "[batch]\nschedule = \"\"\n";
 const REBALANCE_EVERY: Duration = Duration::from_secs(2);
 const ROUNDS: u64 = 4;
 const ROUNDS_SOAK: u64 = 50;
 const TOTAL: &str = "{\"sql\":\"SELECT sum(visits) AS n FROM pages\"}";
 
 /// A process of `folder` with `roles`, which keeps its data under `name`.
-fn node(folder: &Folder, name: &str, roles: &str) -> Running {
+pub(crate) fn node(folder: &Folder, name: &str, roles: &str) -> Running {
     folder.start_with(&["run", "--role", roles, "--data-dir", name])
 }
 
 /// A command to the process `name`.
-fn ok(folder: &Folder, name: &str, arguments: &[&str]) -> String {
+pub(crate) fn ok(folder: &Folder, name: &str, arguments: &[&str]) -> String {
     folder.ok(&[arguments, &["--data-dir", name]].concat())
 }
 
-fn send(collector: &Running, range: std::ops::Range<usize>) {
+pub(crate) fn send(collector: &Running, range: std::ops::Range<usize>) {
     let json = "Content-Type: application/x-ndjson\r\n";
     let since = Instant::now();
     loop {
@@ -46,7 +47,7 @@ fn send(collector: &Running, range: std::ops::Range<usize>) {
 }
 
 /// All visits that the foldline at `address` counts, unless it refuses.
-fn total(address: &str) -> Option<u64> {
+pub(crate) fn total(address: &str) -> Option<u64> {
     let (status, answer) = ask(address, "POST /v1/query", "Content-Type: application/json\r\n", TOTAL);
     if status != 200 {
         return None;
@@ -60,7 +61,7 @@ fn total(address: &str) -> Option<u64> {
     Some(digits.parse().unwrap_or(0))
 }
 
-fn await_total(address: &str, wanted: u64) {
+pub(crate) fn await_total(address: &str, wanted: u64) {
     let since = Instant::now();
     loop {
         let counted = total(address);
@@ -73,7 +74,7 @@ fn await_total(address: &str, wanted: u64) {
 }
 
 /// Runs a batch on `name` as soon as that one leads.
-fn batch(folder: &Folder, name: &str, arguments: &[&str]) {
+pub(crate) fn batch(folder: &Folder, name: &str, arguments: &[&str]) {
     let since = Instant::now();
     loop {
         let run = folder.run(&[&["batch", "run", "--data-dir", name], arguments].concat());
@@ -88,14 +89,14 @@ fn batch(folder: &Folder, name: &str, arguments: &[&str]) {
 
 /// Asks for the total every 50 ms: it may be refused, but what was sent is never counted twice, and what was counted
 /// stays counted.
-struct Reader {
+pub(crate) struct Reader {
     stop: Arc<AtomicBool>,
     answers: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
 
 impl Reader {
-    fn of(address: &str, sent: &Arc<AtomicU64>) -> Self {
+    pub(crate) fn of(address: &str, sent: &Arc<AtomicU64>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let answers = Arc::new(AtomicU64::new(0));
         let (address, sent, stopped, answered) = (
@@ -121,7 +122,7 @@ impl Reader {
     }
 
     /// Its number of answers.
-    fn end(self) -> u64 {
+    pub(crate) fn end(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap();
         self.answers.load(Ordering::Relaxed)
@@ -129,7 +130,7 @@ impl Reader {
 }
 
 /// Every row once, in the archive and in the answers.
-fn assert_whole(folder: &Folder, serve: &Running, serve_name: &str, batch_name: &str, sent: u64) {
+pub(crate) fn assert_whole(folder: &Folder, serve: &Running, serve_name: &str, batch_name: &str, sent: u64) {
     await_total(&serve.address, sent);
     ok(folder, serve_name, &["verify", "--all"]);
     batch(folder, batch_name, &["--full"]);

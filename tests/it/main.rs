@@ -19,4 +19,6 @@ mod kafka;
 mod memory;
 mod secrets;
 mod servers;
+#[cfg(all(feature = "kafka", feature = "cassandra"))]
+mod shared_store;
 mod warehouse;

@@ -249,6 +249,7 @@ fn partitions(shown: &mut Shown, status: &Status) {
             for (layer, reason) in [
                 ("speed", &partition.speed_stopped),
                 ("archive", &partition.archive_stopped),
+                ("realtime", &partition.realtime_stale),
             ] {
                 let mut labels = labels.clone();
                 labels.push(("layer", layer.to_owned()));

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use foldline_batch_layer::GenerationError;
+use foldline_speed_layer::shared::StoreError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -79,6 +80,14 @@ fn meaning(error: &QueryError) -> Meaning {
         E::Merge(MergeError::Building { .. }) => (
             "view-building",
             "the view is still building",
+            StatusCode::SERVICE_UNAVAILABLE,
+        ),
+        E::Merge(MergeError::Speed {
+            source: StoreError::Unavailable { .. } | StoreError::TooSlow(_),
+            ..
+        }) => (
+            "realtime-away",
+            "the store of realtime views does not answer in time",
             StatusCode::SERVICE_UNAVAILABLE,
         ),
         E::NoGeneration => (

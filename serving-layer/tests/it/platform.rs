@@ -12,7 +12,7 @@ use chrono::{DateTime, NaiveDate};
 use foldline_batch_layer::{BatchView, DatePartial, Draft, Generation, Generations, RunKind};
 use foldline_event_log::{Cut, ManualClock, MarkState, Offset, PartitionCut, RecordTime, Tick, Topic, TopicPartition};
 use foldline_serving_layer::{Limits, ServedTopic, Serving, ServingParts};
-use foldline_speed_layer::{PartitionView, RealtimeStore, Segment, Snapshot};
+use foldline_speed_layer::{Partials, PartitionView, RealtimeStore, Segment, Snapshot};
 use foldline_sql::{Catalog, Fold, SourceFile, Stream, ViewKind, system_columns};
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
@@ -213,7 +213,7 @@ impl Platform {
                             partials.push(fold.partial(&rows).await.unwrap());
                         }
                     }
-                    views.insert(id, partials);
+                    views.insert(id, Partials::Held(partials));
                 }
                 segments.push(Arc::new(Segment {
                     offsets: Offset(pair[0])..Offset(pair[1]),

@@ -140,7 +140,9 @@ async fn figures() {
         let took = began.elapsed();
         let snapshot = running.layer.snapshot();
         let segments = snapshot.partitions.values().flat_map(|view| &view.segments);
-        let partials: Vec<_> = segments.flat_map(|segment| segment.views.values().flatten()).collect();
+        let partials: Vec<_> = segments
+            .flat_map(|segment| segment.views.values().flat_map(|partials| partials.held().unwrap()))
+            .collect();
         let keys: usize = partials.iter().map(|partial| partial.keys()).sum();
         let bytes: usize = running.layer.status().iter().map(|one| one.bytes).sum();
         println!(

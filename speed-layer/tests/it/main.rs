@@ -6,5 +6,6 @@ mod floor;
 mod folding;
 mod restart;
 mod seam;
+mod shared;
 mod wire;
 mod world;

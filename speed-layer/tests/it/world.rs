@@ -293,7 +293,7 @@ impl World {
                 for segment in
                     chain(speed, next).unwrap_or_else(|| panic!("no chain at {next} of {partition}: {speed:?}"))
                 {
-                    partials.extend(segment.views[&view.id].iter().cloned());
+                    partials.extend(segment.views[&view.id].held().unwrap().iter().cloned());
                 }
             }
             let merged = fold.finish(&partials).await.unwrap();

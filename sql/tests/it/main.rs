@@ -3,6 +3,7 @@
 
 mod explain;
 mod folds;
+mod keyed;
 mod mutations;
 mod pipelines;
 mod refusals;
