@@ -224,3 +224,31 @@ fn settings_of_the_warehouse_name_what_there_is() {
     folder.ok(&["warehouse", "load"]);
     assert_eq!(files(&folder, "page_days").len(), 3);
 }
+
+/// Where FOLDLINE_TEST_BIGQUERY names a stand-in.
+#[test]
+fn servers_bigquery_takes_an_installation() {
+    let Ok(endpoint) = std::env::var("FOLDLINE_TEST_BIGQUERY") else {
+        return;
+    };
+    let folder = Folder::new();
+    let bigquery = format!(
+        "[warehouse]\nkind = \"bigquery\"\nproject = \"test\"\ndataset = \"warehouse\"\nendpoint = \"{endpoint}\"\n"
+    );
+    folder.set(&format!("{QUICK}{bigquery}"));
+    folder.import_visits();
+    folder.ok(&["batch", "run"]);
+    folder.ok(&["warehouse", "verify"]);
+    let late = "{\"visit_id\":\"new\",\"page\":\"/0\",\"seconds\":1,\"at\":\"2026-03-02T23:00:00Z\"}\n";
+    write(folder.path(), "late.ndjson", late);
+    folder.ok(&["import", "late.ndjson", "--stream", "visits", "--wait"]);
+    folder.ok(&["batch", "run"]);
+    folder.ok(&["warehouse", "verify"]);
+    let full = loaded(&folder.ok(&["warehouse", "load", "--full", "--format", "json"]));
+    assert_eq!(
+        full[..3],
+        [("pages".into(), 1), ("page_days".into(), 3), ("days".into(), 3)]
+    );
+    folder.ok(&["warehouse", "verify"]);
+    println!("{endpoint} takes an installation");
+}

@@ -31,7 +31,7 @@ use crate::world::{World, catalog, fold_of};
 use fake::FakeBigQuery;
 use faulty::FaultyWarehouse;
 
-/// Days, hours of days, sessions that change days that their events are not of, and what has no day.
+/// Days, hours of days, sessions that change days that their events are not of, what has no day, and days that come and go.
 const VIEWS: &str = "
 CREATE VIEW days AS
 SELECT tumble(at, INTERVAL '1 day') AS day, count(*) AS clicks, sum(amount) AS amount FROM clicks GROUP BY 1;
@@ -41,6 +41,8 @@ FROM clicks GROUP BY 1, 2;
 CREATE VIEW visits AS
 SELECT amount % 3 AS visitor, session(at, INTERVAL '2 hours') AS visit, count(*) AS clicks FROM clicks GROUP BY 1, 2;
 CREATE VIEW totals AS SELECT count(*) AS clicks, max(at) AS newest FROM clicks;
+CREATE VIEW even AS
+SELECT tumble(at, INTERVAL '1 day') AS day, count(*) AS clicks FROM clicks GROUP BY 1 HAVING count(*) % 2 = 0;
 ";
 
 /// Rows of the folds of a world, as serving would finish them.
