@@ -293,7 +293,7 @@ pub(crate) struct Warehouse {
     pub(crate) project: String,
     /// Of `bigquery`: the dataset, which must be there. Default none.
     pub(crate) dataset: String,
-    /// Of `bigquery`: the dataset's location; needed outside of US and EU. Default none.
+    /// Of `bigquery`: the dataset's location; a job's id is one of its location. Default none.
     pub(crate) location: String,
     /// Of `bigquery`: the service. Default `https://bigquery.googleapis.com`.
     pub(crate) endpoint: String,
@@ -426,7 +426,7 @@ impl Settings {
         match (self.warehouse.url.as_str(), self.store.url.as_str()) {
             ("", "") => self.folder_url("warehouse"),
             ("", store) => Ok(format!("{}/warehouse", store.trim_end_matches('/'))),
-            (url, _) => Ok(url.to_owned()),
+            (url, _) => Ok(url.trim_end_matches('/').to_owned()),
         }
     }
 
@@ -485,6 +485,12 @@ impl Settings {
                 "setting \"{key}\" may hold no name or password: credentials come from the environment"
             )));
         }
+        if !self.warehouse.url.is_empty()
+            && self.warehouse.url.trim_end_matches('/') == self.store.url.trim_end_matches('/')
+        {
+            let help = "setting \"warehouse.url\" must be another place than store.url, where views could have the names of folders";
+            return Err(Failure::Usage(help.into()));
+        }
         self.warehouse.check()?;
         if self.log.kind == LogKind::Kafka && self.log.brokers.trim().is_empty() {
             let help = "setting \"log.brokers\" must name Kafka's brokers: \"host:port\", several with commas";
@@ -518,7 +524,7 @@ impl Warehouse {
         for (key, value, needed) in [
             ("project", &self.project, true),
             ("dataset", &self.dataset, true),
-            ("location", &self.location, false),
+            ("location", &self.location, true),
         ] {
             if !plain(value) || (needed && value.is_empty()) {
                 let help = format!("setting \"warehouse.{key}\" must name the {key} of BigQuery's tables");

@@ -124,6 +124,11 @@ pub struct Fold {
 }
 
 impl Fold {
+    /// Whether keys of its state change when states are merged: the start of a session does when an earlier event comes.
+    pub fn moves_keys(&self) -> bool {
+        self.regroup.as_ref().is_some_and(Regroup::moves_keys)
+    }
+
     /// Builds the fold of the analysed `plan`, which has one aggregation over `stream`.
     pub(crate) async fn compile(
         view: &str,

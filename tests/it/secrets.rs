@@ -80,7 +80,7 @@ fn the_key_of_a_warehouse_is_not_told() {
         crate::cli::write(folder.path(), "key.json", &key);
         folder.set(&format!(
             "[speed]\ncut_every_ms = 50\n[batch]\nschedule = \"\"\n[warehouse]\nkind = \"bigquery\"\nproject = \"p\"\n\
-             dataset = \"d\"\nendpoint = \"https://127.0.0.1:9\"\ncredentials = \"{credentials}\"\n"
+             dataset = \"d\"\nlocation = \"US\"\nendpoint = \"https://127.0.0.1:9\"\ncredentials = \"{credentials}\"\n"
         ));
         folder.write_visits();
         for arguments in [

@@ -144,8 +144,7 @@ fn a_running_foldline_loads_what_it_publishes() {
 #[test]
 fn a_warehouse_that_is_away_is_told_and_fails_no_batch_run() {
     let folder = Folder::new();
-    let away =
-        "[warehouse]\nkind = \"bigquery\"\nproject = \"p\"\ndataset = \"d\"\nendpoint = \"http://127.0.0.1:9\"\n";
+    let away = "[warehouse]\nkind = \"bigquery\"\nproject = \"p\"\ndataset = \"d\"\nlocation = \"US\"\nendpoint = \"http://127.0.0.1:9\"\n";
     folder.set(&format!("{QUICK}{away}"));
     let running = folder.start().ready();
     folder.import_visits();
@@ -190,7 +189,7 @@ fn settings_of_the_warehouse_name_what_there_is() {
             "setting \"warehouse.dataset\" must name",
         ),
         (
-            "kind = \"bigquery\"\nproject = \"p/x\"\ndataset = \"d\"",
+            "kind = \"bigquery\"\nproject = \"p/x\"\ndataset = \"d\"\nlocation = \"US\"",
             "setting \"warehouse.project\" must name",
         ),
         ("url = \"s3://a:b@c/d\"", "may hold no name or password"),
@@ -233,7 +232,7 @@ fn servers_bigquery_takes_an_installation() {
     };
     let folder = Folder::new();
     let bigquery = format!(
-        "[warehouse]\nkind = \"bigquery\"\nproject = \"test\"\ndataset = \"warehouse\"\nendpoint = \"{endpoint}\"\n"
+        "[warehouse]\nkind = \"bigquery\"\nproject = \"test\"\ndataset = \"warehouse\"\nlocation = \"US\"\nendpoint = \"{endpoint}\"\n"
     );
     folder.set(&format!("{QUICK}{bigquery}"));
     folder.import_visits();

@@ -348,6 +348,11 @@ impl Loader {
             if self.ledger.overtaken(&table.name, plan.number).await? {
                 continue;
             }
+            // By an earlier one that came between the look at the ledger and this plan, and may be loading: it is settled first.
+            let records = self.ledger.read(&table.name).await?;
+            if records.open.iter().any(|open| open.number < plan.number) {
+                continue;
+            }
             let before = Done {
                 version: 1,
                 attempt: plan.attempt,

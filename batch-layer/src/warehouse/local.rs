@@ -94,6 +94,13 @@ impl Warehouse for LocalWarehouse {
         if self.owner(table).await?.is_some() {
             return Ok(Prepared::There);
         }
+        // Its owner's mark is the first file of a table, and the last one that goes.
+        if !store::list(self.store.as_ref(), &folder(table)).await?.is_empty() {
+            return Err(WarehouseError::Foreign {
+                table: table.name.clone(),
+                found: "files that no foldline put there".to_owned(),
+            });
+        }
         let mine = Owner {
             version: 1,
             attempt: Uuid::new_v4(),
@@ -124,7 +131,9 @@ impl Warehouse for LocalWarehouse {
     }
 
     async fn remove(&self, table: &Table) -> Result<(), WarehouseError> {
-        self.owner(table).await?;
+        if self.owner(table).await?.is_none() {
+            return Ok(());
+        }
         let mut paths: Vec<Path> = store::list(self.store.as_ref(), &folder(table))
             .await?
             .into_iter()
