@@ -14,6 +14,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use foldline_batch_layer::Archive;
+use foldline_batch_layer::archive::PartitionAudit;
 use foldline_batch_layer::store::{self, Created, Record, StoreError};
 use foldline_event_log::{EventLog, KafkaLog, LogError, RecordTime, Tick, Topic, TopicPartition};
 use object_store::ObjectStore;
@@ -79,20 +80,22 @@ impl Migrate {
             let help = format!("a foldline runs on {}: stop it first", data_dir.display());
             return Err(Failure::No(help).into());
         }
+        // Open until the note is written: nobody else takes events there meanwhile.
         let source = Platform::start_aside(&setting, &[Role::Archive]).await?;
-        let done = carry(source.core(), &setting, &target).await;
-        source.stop().await;
-        done?;
         let to = Setting {
             merged: target,
             ..setting.clone()
         };
-        let audited = audit(&setting, &to).await?;
-        output::print(&COLUMNS, &audited, self.format);
-        let (brokers, store) = (&to.merged.settings.log.brokers, to.merged.settings.store_url()?);
-        let note = log::migrated(data_dir);
-        std::fs::write(&note, format!("Kafka at {brokers} and {store}\n"))
-            .with_context(|| format!("cannot write {}", note.display()))?;
+        let done = carry_and_audit(source.core(), &setting, &to).await;
+        if done.is_ok() {
+            let (brokers, store) = (&to.merged.settings.log.brokers, to.merged.settings.store_url()?);
+            let note = log::migrated(data_dir);
+            std::fs::write(&note, format!("Kafka at {brokers} and {store}\n"))
+                .and_then(|()| std::fs::File::open(&note)?.sync_all())
+                .with_context(|| format!("cannot write {}", note.display()))?;
+        }
+        source.stop().await;
+        output::print(&COLUMNS, &done?, self.format);
         say!(
             "the audit found every offset; go on with: foldline --config {} run",
             self.to.display()
@@ -124,6 +127,12 @@ impl Migrate {
         }
         Ok(target)
     }
+}
+
+async fn carry_and_audit(source: &Arc<Core>, setting: &Setting, to: &Setting) -> anyhow::Result<Vec<Row>> {
+    carry(source, setting, &to.merged).await?;
+    let report = source.archive.audit(&source.partitions()).await?;
+    audit(&report.partitions, to).await
 }
 
 /// Carries everything, and makes the topics as any others.
@@ -158,7 +167,9 @@ async fn archive_all(source: &Core) -> anyhow::Result<()> {
         .as_ref()
         .context("the source was opened with an archiver")?;
     let spinner = progress::spinner("archiving what is in the log");
-    let tick = Tick::at(RecordTime(source.clock.now_ms()), source.settings.speed.cut_every_ms);
+    // The tick behind the one that now lies in: everything before now is below it.
+    let cut_every_ms = source.settings.speed.cut_every_ms;
+    let tick = Tick::at(RecordTime(source.clock.now_ms() + cut_every_ms), cut_every_ms);
     let positions = archiver.reach(tick).await;
     spinner.finish_and_clear();
     for (partition, position) in positions? {
@@ -247,6 +258,11 @@ async fn carry_partition(
         .carry(source.log.as_ref(), partition, to, &|sent| bar.inc(sent))
         .await?;
     bar.finish_and_clear();
+    let bar = progress::spinner(&format!("reading {}/{} back", partition.topic, partition.partition));
+    kafka
+        .compare_carried(source.log.as_ref(), partition, to, &|read| bar.inc(read))
+        .await?;
+    bar.finish_and_clear();
     let bar = progress::spinner(&format!("archive of {}/{}", partition.topic, partition.partition));
     let to = to.partition(partition.partition.0);
     archive
@@ -256,29 +272,23 @@ async fn carry_partition(
     Ok(())
 }
 
-/// Opens what was carried, as it will be opened from now on, and reads all of both archives: a row for each partition.
-async fn audit(from: &Setting, to: &Setting) -> anyhow::Result<Vec<Row>> {
-    let mut found = Vec::new();
-    for setting in [from, to] {
-        let platform = Platform::start_aside(setting, &[Role::Archive]).await?;
-        let core = platform.core();
-        let report = core.archive.audit(&core.partitions()).await;
-        platform.stop().await;
-        found.push(report?);
-    }
-    let wrong = |audit: &foldline_batch_layer::archive::PartitionAudit| audit.findings_in_all > 0;
-    let finding = found
-        .iter()
-        .flat_map(|report| &report.partitions)
-        .find(|audit| wrong(audit));
+/// Opens what was carried, as it will be opened from now on, reads all of its archive, and compares it with what the audit
+/// of the other one found: a row for each partition.
+async fn audit(source: &[PartitionAudit], to: &Setting) -> anyhow::Result<Vec<Row>> {
+    let platform = Platform::start_aside(to, &[Role::Archive]).await?;
+    let core = platform.core();
+    let report = core.archive.audit(&core.partitions()).await;
+    platform.stop().await;
+    let target = report?.partitions;
+    let wrong = |audit: &PartitionAudit| audit.findings_in_all > 0;
+    let finding = source.iter().chain(&target).find(|audit| wrong(audit));
     if let Some(audit) = finding {
         let what = audit.findings.first().map_or("", |finding| finding.what.as_str());
         return Err(Failure::No(format!("the audit of {} found: {what}", audit.partition)).into());
     }
-    let (source, target) = (&found[0].partitions, &found[1].partitions);
     let mut rows = Vec::new();
-    for (before, after) in source.iter().zip(target) {
-        let counts = |audit: &foldline_batch_layer::archive::PartitionAudit| {
+    for (before, after) in source.iter().zip(&target) {
+        let counts = |audit: &PartitionAudit| {
             let offsets = audit.offsets.start.0..audit.offsets.end.0;
             (offsets, audit.rows, audit.dead_letters, audit.holes, audit.gaps)
         };

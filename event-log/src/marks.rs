@@ -88,6 +88,9 @@ impl Horizon for NoHorizon {
     }
 }
 
+/// Keys taken back at once: between them those that are too many go to disk.
+const RESTORE_ROWS: usize = 16 << 10;
+
 /// What can be wrong with keys.
 #[derive(Debug, thiserror::Error)]
 pub enum MarkError {
@@ -163,6 +166,16 @@ impl Marks {
 
     /// Takes back what [`Horizon::kept_rows`] hands over for `columns` since [`Marks::horizon_since`].
     pub fn restore(&mut self, rows: &RecordBatch, columns: &[String]) -> Result<(), MarkError> {
+        let mut first = 0;
+        while first < rows.num_rows() {
+            let count = RESTORE_ROWS.min(rows.num_rows() - first);
+            self.restore_some(&rows.slice(first, count), columns)?;
+            first += count;
+        }
+        Ok(())
+    }
+
+    fn restore_some(&mut self, rows: &RecordBatch, columns: &[String]) -> Result<(), MarkError> {
         let (Some(unique), Some(now)) = (&mut self.unique, self.state.record_time) else {
             return Ok(());
         };

@@ -289,10 +289,7 @@ impl StreamReader {
                 &keys,
             )
             .map_err(|error| match error {
-                MarkError::Disk(source) => ReadError::Log(LogError::Storage {
-                    attempt: "keeping the keys of the duplicate horizon on disk".to_owned(),
-                    source: Box::new(source),
-                }),
+                MarkError::Disk(source) => keys_not_kept(source),
                 MarkError::Key(_) | MarkError::Horizon(_) => undecodable(&self.stream, &error),
             })?;
         let rows = self.rows(records, &decoded, &judged);
@@ -432,8 +429,22 @@ async fn restored(
     };
     let mut take = |rows: &RecordBatch| Ok(marks.restore(rows, &unique.columns)?);
     let given = horizon.kept_rows(partition, start.next, since, &unique.columns, &mut take);
-    given.await.map_err(failed)?;
+    given.await.map_err(|error| match error.downcast::<MarkError>() {
+        Ok(error) => match *error {
+            MarkError::Disk(source) => keys_not_kept(source),
+            error => failed(Box::new(error)),
+        },
+        Err(error) => failed(error),
+    })?;
     Ok(marks)
+}
+
+/// A disk that is full or away: it may pass.
+fn keys_not_kept(source: std::io::Error) -> ReadError {
+    ReadError::Log(LogError::Storage {
+        attempt: "keeping the keys of the duplicate horizon on disk".to_owned(),
+        source: Box::new(source),
+    })
 }
 
 fn schema_of(decoder: &Decoder, system: &[FieldRef], raw: bool) -> SchemaRef {

@@ -25,6 +25,8 @@ use crate::{EventLog, LogError, Offset, Records, Topic, TopicPartition};
 const READ_BYTES: usize = 4 << 20;
 /// Empty records sent between two looks at what became of them.
 const EMPTY_AT_ONCE: u64 = 100_000;
+/// A record that is there is read within this.
+const COMPARE_WAIT: Duration = Duration::from_secs(10);
 /// Nothing delivered for this long is a failure.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// While it is carried to, a topic takes the timestamps of the other log, and keeps records of any age.
@@ -106,6 +108,48 @@ impl KafkaLog {
         Ok(())
     }
 
+    /// Reads what was carried of `from` back, record by record, and refuses what is not the same: somebody else may have
+    /// written to the topic, or a producer that was killed have stored something after all.
+    pub async fn compare_carried(
+        &self,
+        other: &dyn EventLog,
+        from: &TopicPartition,
+        to: &Topic,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<(), LogError> {
+        let to = to.partition(from.partition.0);
+        let (held, carried) = (other.span(from).await?, self.span(&to).await?);
+        let mismatch = |what: String| {
+            Err(LogError::TopicMismatch {
+                topic: to.topic.clone(),
+                reason: format!(
+                    "partition {} is not what was carried to it ({what}): delete the topic and begin anew with another store",
+                    to.partition
+                ),
+            })
+        };
+        if carried.end != held.end {
+            return mismatch(format!("it ends at {}, not at {}", carried.end, held.end));
+        }
+        let mut next = held.earliest;
+        while next < held.end {
+            let theirs = other.read(from, next, READ_BYTES, Duration::ZERO).await?;
+            let mut compared = 0;
+            while compared < theirs.len() {
+                let at = Offset(theirs.offsets[compared].cast_unsigned());
+                let ours = self.read(&to, at, READ_BYTES, COMPARE_WAIT).await?;
+                let count = ours.len().min(theirs.len() - compared);
+                if count == 0 || !same(&theirs, compared, &ours, count) {
+                    return mismatch(format!("from offset {at} on"));
+                }
+                compared += count;
+                progress(count as u64);
+            }
+            next = theirs.next;
+        }
+        Ok(())
+    }
+
     /// Makes `topic` as any other that foldline makes: nothing is carried to it any more.
     pub async fn carried(&self, topic: &Topic) -> Result<(), LogError> {
         self.alter(topic, &[]).await
@@ -142,6 +186,26 @@ impl KafkaLog {
         }
         Ok(())
     }
+}
+
+/// Whether `count` records of `one` from `first` on are the first ones of `other`.
+fn same(one: &Records, first: usize, other: &Records, count: usize) -> bool {
+    let headers = |records: &Records, row: usize| {
+        let pairs = records
+            .headers
+            .as_ref()
+            .map(|headers| headers.as_list::<i32>().value(row));
+        pairs.filter(|pairs| !pairs.is_empty())
+    };
+    one.offsets[first..first + count] == other.offsets[..count]
+        && one.timestamps_ms[first..first + count] == other.timestamps_ms[..count]
+        && one.keys.slice(first, count) == other.keys.slice(0, count)
+        && one.values.slice(first, count) == other.values.slice(0, count)
+        && (0..count).all(|row| match (headers(one, first + row), headers(other, row)) {
+            (Some(one), Some(other)) => one == other,
+            (None, None) => true,
+            _ => false,
+        })
 }
 
 /// A producer that writes one partition in order, without gaps.

@@ -116,11 +116,12 @@ impl Keys {
             if self.newest.len() > on_disk.keys_in_memory / 2 {
                 self.runs.push(Run::of(&self.newest, on_disk)?);
                 self.newest.clear();
+                self.newest.shrink_to(self.full);
                 self.unite(within)?;
             }
         } else {
             self.full = KEYS_MIN.max(2 * self.newest.len());
-            self.newest.shrink_to(self.full);
+            self.newest.shrink_to(2 * self.newest.len());
         }
         Ok(())
     }
@@ -457,6 +458,21 @@ mod tests {
         let largest = keys.runs.iter().max_by_key(|run| run.keys).unwrap();
         let mistaken = strangers.filter(|stranger| largest.filter.may_hold(*stranger)).count();
         assert!(mistaken < 1_000, "{mistaken}");
+    }
+
+    #[test]
+    fn a_burst_does_not_stay_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let on_disk = KeysOnDisk {
+            folder: folder.path().to_owned(),
+            keys_in_memory: 1_000,
+        };
+        let mut keys = Keys::new(i64::MAX, Some(on_disk));
+        for key in 0..100_000_u128 {
+            keys.repeats(0, key.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835), None);
+        }
+        keys.make_room(0).unwrap();
+        assert!(keys.bytes() < 300_000, "{} bytes", keys.bytes());
     }
 
     #[test]
