@@ -196,8 +196,11 @@ async fn begin(source: &Core, kafka: &KafkaLog, store: &dyn ObjectStore) -> anyh
             let mut lives = BTreeMap::new();
             for (_, from, _) in &source.topics {
                 let to = kafka.create_for_carrying(&from.name, from.partitions).await?;
-                let (from, to) = ((from.name.clone(), from.incarnation), to.incarnation);
-                lives.insert(from.0, Lives { from: from.1, to });
+                let of_topic = Lives {
+                    from: from.incarnation,
+                    to: to.incarnation,
+                };
+                lives.insert(from.name.clone(), of_topic);
             }
             let begun = Migration {
                 version: Migration::VERSION,

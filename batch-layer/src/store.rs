@@ -48,6 +48,20 @@ pub trait Record: Serialize + DeserializeOwned + Send + Sync {
     fn attempt(&self) -> Uuid;
 }
 
+/// Records of version 1 whose attempt stands in a field of that name.
+macro_rules! records {
+    ($($record:ty),*) => {$(
+        impl $crate::store::Record for $record {
+            const VERSION: u32 = 1;
+
+            fn attempt(&self) -> uuid::Uuid {
+                self.attempt
+            }
+        }
+    )*};
+}
+pub(crate) use records;
+
 /// Outcome of a create-only put.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Created<T> {

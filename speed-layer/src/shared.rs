@@ -31,13 +31,16 @@ mod read;
 mod record;
 mod write;
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::BinaryArray;
 use async_trait::async_trait;
 use bytes::Bytes;
 use foldline_event_log::{Offset, TopicPartition};
+use foldline_sql::{Catalog, Fold, ViewKind};
 use uuid::Uuid;
 
 pub use read::{Reader, ReaderSettings, StoredPartials};
@@ -173,6 +176,24 @@ pub trait SharedStore: Send + Sync + fmt::Debug {
 
     /// Removes the records that rank below `rank`.
     async fn retire(&self, partition: &TopicPartition, rank: Rank) -> Result<(), StoreError>;
+}
+
+/// Whether the record that the newest of `heads` was made from is there.
+fn chained(heads: &[Head]) -> bool {
+    heads.split_first().is_none_or(|(newest, older)| {
+        newest
+            .previous
+            .is_none_or(|previous| older.iter().any(|head| head.id == previous))
+    })
+}
+
+/// The folds of `catalog` by id of their views.
+fn folds_of(catalog: &Catalog) -> HashMap<String, Arc<Fold>> {
+    let folds = catalog.views().iter().filter_map(|view| match &view.kind {
+        ViewKind::Fold(fold) => Some((view.id.clone(), Arc::clone(fold))),
+        ViewKind::Derived(_) => None,
+    });
+    folds.collect()
 }
 
 /// The bucket of a key of `group`.

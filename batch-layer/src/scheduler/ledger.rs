@@ -20,7 +20,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::store::{self, Created, Record, StoreError};
+use crate::store::{self, Created, StoreError};
 
 const FOLDER: &str = "runs";
 const FIRST_START: &str = "runs/first_start.json";
@@ -117,18 +117,7 @@ struct FirstStart {
     at_ms: i64,
 }
 
-macro_rules! records {
-    ($($record:ty),*) => {$(
-        impl Record for $record {
-            const VERSION: u32 = 1;
-
-            fn attempt(&self) -> Uuid {
-                self.attempt
-            }
-        }
-    )*};
-}
-records!(Started, Finished, FirstStart);
+store::records!(Started, Finished, FirstStart);
 
 /// The runs in a store. Cheap to clone; clones share what is under way.
 #[derive(Debug, Clone)]

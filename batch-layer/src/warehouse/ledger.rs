@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::{LoadNumber, Slice};
 use crate::GenerationNumber;
-use crate::store::{self, Created, Record, StoreError};
+use crate::store::{self, Created, StoreError};
 
 const FOLDER: &str = "loads";
 const PLAN: &str = "plan.json";
@@ -95,18 +95,7 @@ struct Owner {
     place: String,
 }
 
-macro_rules! records {
-    ($($record:ty),*) => {$(
-        impl Record for $record {
-            const VERSION: u32 = 1;
-
-            fn attempt(&self) -> Uuid {
-                self.attempt
-            }
-        }
-    )*};
-}
-records!(Plan, Done, Owner);
+store::records!(Plan, Done, Owner);
 
 /// The records of one warehouse.
 #[derive(Debug, Clone)]
@@ -190,18 +179,11 @@ impl LoadLedger {
         Ok(TableRecords { done, open, newest })
     }
 
-    /// Writes `plan`; false where another one of its number is there. Nothing may be loaded before
-    /// [`LoadLedger::overtaken`] was asked.
+    /// Writes `plan`; false where another one of its number is there. Nothing may be loaded before the records were read
+    /// once more.
     pub async fn plan(&self, table: &str, plan: &Plan) -> Result<bool, StoreError> {
         let created = store::create_only(self.store.as_ref(), &self.path(table, plan.number, PLAN), plan).await?;
         Ok(created == Created::Mine)
-    }
-
-    /// Whether there is a record of a later load.
-    pub async fn overtaken(&self, table: &str, number: LoadNumber) -> Result<bool, StoreError> {
-        let objects = store::list(self.store.as_ref(), &self.table_folder(table)).await?;
-        let numbers = objects.iter().filter_map(|object| parse(object.location.filename()?));
-        Ok(numbers.max().is_some_and(|(newest, _)| newest > number))
     }
 
     /// Writes what `table` holds now, and removes the records before it.

@@ -344,13 +344,11 @@ impl Loader {
             if !self.ledger.plan(&table.name, &plan).await? {
                 continue;
             }
-            // By a later generation, or by another load of this one, which has ended this plan: the next round tells.
-            if self.ledger.overtaken(&table.name, plan.number).await? {
-                continue;
-            }
-            // By an earlier one that came between the look at the ledger and this plan, and may be loading: it is settled first.
-            let records = self.ledger.read(&table.name).await?;
-            if records.open.iter().any(|open| open.number < plan.number) {
+            // Somebody came meanwhile: a later load, another one of this generation, or an earlier one between the look at
+            // the ledger and this plan, which may be loading or have ended. The next round tells.
+            let now = self.ledger.read(&table.name).await?;
+            let alone = now.open.iter().all(|open| open.number == plan.number);
+            if now.newest != Some(plan.number) || !alone || now.done != records.done {
                 continue;
             }
             let before = Done {

@@ -25,7 +25,7 @@ pub struct KeysOnDisk {
     pub keys_in_memory: usize,
 }
 
-/// Room for so many keys is never given back.
+/// So few keys in memory are not looked through for those that left the horizon.
 const KEYS_MIN: usize = 1_024;
 /// Of so many runs of about one size one larger run is made.
 const RUNS_OF_A_SIZE: usize = 4;
@@ -216,20 +216,9 @@ impl Run {
         let count = (self.keys - first).min(PAGE_KEYS as u64) as usize;
         page.resize(count * ENTRY, 0);
         read_at(&self.file, page, first * ENTRY as u64)?;
-        let key_at = |index: usize| entry(&page[index * ENTRY..]).0;
-        let (mut low, mut high) = (0, count);
-        while low < high {
-            let middle = usize::midpoint(low, high);
-            if key_at(middle) < key {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        Ok((low < count)
-            .then(|| entry(&page[low * ENTRY..]))
-            .filter(|(found, _)| *found == key)
-            .map(|(_, kept)| kept))
+        let (entries, _) = page.as_chunks::<ENTRY>();
+        let at = entries.binary_search_by_key(&key, |bytes| entry(bytes).0);
+        Ok(at.ok().map(|at| entry(&entries[at]).1))
     }
 }
 

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use foldline_event_log::{Offset, TopicPartition, with_causes};
-use foldline_sql::{Catalog, Fold, KeyLookup, KeySpan, Partial, ViewKind};
+use foldline_sql::{Catalog, Fold, KeyLookup, KeySpan, Partial};
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::record::{Record, StoredSegment};
-use super::{Head, SharedStore, StoreError, bucket_of, buckets};
+use super::{Head, SharedStore, StoreError, bucket_of, buckets, chained, folds_of};
 use crate::{Partials, PartitionView, RealtimeStore, Segment, Snapshot};
 
 /// Reads of one fetch that are under way at once.
@@ -99,14 +99,10 @@ impl Reader {
         partitions: impl IntoIterator<Item = TopicPartition>,
         settings: ReaderSettings,
     ) -> Self {
-        let folds = catalog.views().iter().filter_map(|view| match &view.kind {
-            ViewKind::Fold(fold) => Some((view.id.clone(), Arc::clone(fold))),
-            ViewKind::Derived(_) => None,
-        });
         let partitions = partitions.into_iter().map(|partition| (partition, Shown::default()));
         let shared = Shared {
             store,
-            folds: folds.collect(),
+            folds: folds_of(catalog),
             cache: Mutex::new(Cache::new(settings.cache_bytes)),
             settings,
             partitions: Mutex::new(partitions.collect()),
@@ -227,10 +223,7 @@ impl Shared {
                 return refuse("it is written anew and has not come as far as it was shown");
             }
         }
-        let chained = newest
-            .previous
-            .is_none_or(|previous| heads[1..].iter().any(|head| head.id == previous));
-        if !chained {
+        if !chained(&heads) {
             return refuse(
                 "the shared store lost the coverage record before the newest one; whoever folds it writes it anew",
             );
@@ -247,23 +240,15 @@ impl Shared {
     }
 
     fn newest(self: &Arc<Self>, head: Head, record: Record, before: Option<&Newest>, asked: Duration) -> Newest {
-        let confirmed = before.map(|before| Arc::clone(&before.confirmed)).unwrap_or_else(|| {
+        // Of segments that it no longer names this would be too long: so those get another one.
+        let same = before.filter(|before| names_all(&record, before));
+        let confirmed = same.map(|before| Arc::clone(&before.confirmed)).unwrap_or_else(|| {
             Arc::new(Confirmed {
                 partition: record.partition.clone(),
                 at_ms: AtomicU64::new(0),
                 kept_ms: AtomicU64::new(0),
             })
         });
-        // Of segments that it no longer names, too, this is too long: so these get another one.
-        let confirmed = match before {
-            Some(before) if names_all(&record, before) => confirmed,
-            Some(_) => Arc::new(Confirmed {
-                partition: record.partition.clone(),
-                at_ms: AtomicU64::new(0),
-                kept_ms: AtomicU64::new(0),
-            }),
-            None => confirmed,
-        };
         confirmed.kept_ms.store(record.kept_ms, Ordering::Relaxed);
         confirmed.confirm(asked);
         let mut segments = HashMap::with_capacity(record.segments.len());

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use arrow::array::{Array, AsArray, BinaryArray, UInt64Array};
 use arrow::compute::take;
 use foldline_event_log::{Clock, Offset, TopicPartition, with_causes};
-use foldline_sql::{Catalog, Fold, KeyedRows, Partial, ViewKind};
+use foldline_sql::{Catalog, Fold, KeyedRows, Partial};
 use futures::future::{join_all, try_join_all};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::plan::{SPREAD_KEYS, Step, plan};
 use super::record::{Garbage, Record, StoredSegment, StoredView};
-use super::{HEADS, Head, Rank, SharedStore, StoreError, Versions, bucket_of, buckets};
+use super::{HEADS, Head, Rank, SharedStore, StoreError, Versions, bucket_of, buckets, chained, folds_of};
 use crate::{Gaps, PartitionView, Segment, Snapshot, SpeedLayer};
 
 /// Keys written at once.
@@ -132,13 +132,9 @@ impl Writer {
         clock: Arc<dyn Clock>,
         settings: WriterSettings,
     ) -> Self {
-        let folds = catalog.views().iter().filter_map(|view| match &view.kind {
-            ViewKind::Fold(fold) => Some((view.id.clone(), Arc::clone(fold))),
-            ViewKind::Derived(_) => None,
-        });
         Self {
             store,
-            folds: folds.collect(),
+            folds: folds_of(catalog),
             gaps,
             clock,
             settings,
@@ -403,10 +399,7 @@ impl Context<'_> {
                 era,
             )));
         }
-        let chained = newest
-            .previous
-            .is_none_or(|previous| heads[1..].iter().any(|head| head.id == previous));
-        if !chained {
+        if !chained(heads) {
             let reason = "it lost the coverage record before the newest one";
             return Ok(Some(begin_anew(partition, state, reason, newest.rank.era + 1)));
         }
