@@ -146,9 +146,8 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli) -> anyhow::Result<()> {
     let merged = config::load(cli.flags.config.as_deref(), &cli.flags.values())?;
-    if merged.settings.memory_bytes > 0 {
-        without_huge_pages();
-    }
+    keep_memory();
+    without_huge_pages();
     raise_open_files();
     let nice = niceness();
     let accept = runtime("accept", move || go_soon(nice))?;
@@ -234,8 +233,26 @@ fn schedule(nice: i32, slice: Duration) {
     }
 }
 
-/// The allocator asks for huge pages, which make a process of many threads that allocate a little each about twice as large.
-/// Whoever bounds the memory does without them (Linux, `PR_SET_THP_DISABLE`).
+/// Memory that was freed goes back to the system this much later, in milliseconds. Buffers of a size come again within
+/// seconds; the system clears every page that it gives, and that took a third of the time over Kafka.
+const KEEP_MS: std::ffi::c_long = 10_000;
+/// `mi_option_purge_delay` of mimalloc 3, which has no name in its crate.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+/// What it is as shipped, so that neither another option nor what somebody set is changed.
+const PURGE_DELAY_MS: std::ffi::c_long = 1_000;
+
+#[allow(unsafe_code, reason = "the crate of the allocator has no safe way")]
+fn keep_memory() {
+    // SAFETY: both calls read and write a number of the allocator's own.
+    unsafe {
+        if libmimalloc_sys::mi_option_get(PURGE_DELAY) == PURGE_DELAY_MS {
+            libmimalloc_sys::mi_option_set(PURGE_DELAY, KEEP_MS);
+        }
+    }
+}
+
+/// The allocator asks for huge pages, which make a process of many threads that allocate a little each about twice as large,
+/// and most of what the system clears then is never used (Linux, `PR_SET_THP_DISABLE`).
 #[allow(unsafe_code, reason = "the standard library knows nothing of huge pages")]
 fn without_huge_pages() {
     #[cfg(target_os = "linux")]

@@ -92,6 +92,7 @@ pub struct StreamReader {
     schema: SchemaRef,
     decoder: Decoder,
     marks: Marks,
+    place: Place,
     /// Where the log is read next.
     next: Offset,
     /// Where the last batch ended.
@@ -181,6 +182,7 @@ impl StreamReader {
             raw,
             decoder,
             marks,
+            place: Place::default(),
             next: start.next,
             covered: start.next,
             ready: VecDeque::new(),
@@ -324,18 +326,17 @@ impl StreamReader {
     }
 
     /// The decoded rows with the columns of the log and the marks beside them.
-    fn rows(&self, records: &Records, decoded: &Decoded, judged: &Judged) -> Result<RecordBatch, ArrowError> {
+    fn rows(&mut self, records: &Records, decoded: &Decoded, judged: &Judged) -> Result<RecordBatch, ArrowError> {
         let good = &decoded.good;
-        let topic = StringArray::from_iter_values(good.iter().map(|_| self.partition.topic.as_str()));
-        let partition = i32::try_from(self.partition.partition.0).expect("a partition is an INT, as in Kafka");
+        let (topic, partition) = self.place.of(&self.partition, good.len());
         let micros = |record: &usize| records.timestamps_ms[*record].saturating_mul(1000);
         let mut columns: Vec<ArrayRef> = decoded.rows.columns().to_vec();
         columns.extend([
-            Arc::new(topic) as ArrayRef,
-            Arc::new(Int32Array::from_value(partition, good.len())),
+            topic,
+            partition,
             Arc::new(Int64Array::from_iter_values(
                 good.iter().map(|record| records.offsets[*record]),
-            )),
+            )) as ArrayRef,
             Arc::new(TimestampMicrosecondArray::from_iter_values(good.iter().map(micros)).with_timezone("UTC")),
             of_rows(&records.keys, good)?,
             Arc::new(BooleanArray::from(judged.late.clone())),
@@ -349,6 +350,22 @@ impl StreamReader {
         }
         let options = RecordBatchOptions::new().with_row_count(Some(good.len()));
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+    }
+}
+
+/// Topic and partition as columns, which are the same in every row: those of the largest read so far, and slices of them.
+#[derive(Debug, Default)]
+struct Place(Option<(ArrayRef, ArrayRef)>);
+
+impl Place {
+    fn of(&mut self, partition: &TopicPartition, rows: usize) -> (ArrayRef, ArrayRef) {
+        let known = self.0.take().filter(|(topic, _)| topic.len() >= rows);
+        let (topic, index) = self.0.insert(known.unwrap_or_else(|| {
+            let topic = StringArray::from_iter_values(std::iter::repeat_n(&partition.topic, rows));
+            let index = i32::try_from(partition.partition.0).expect("a partition is an INT, as in Kafka");
+            (Arc::new(topic), Arc::new(Int32Array::from_value(index, rows)))
+        }));
+        (topic.slice(0, rows), index.slice(0, rows))
     }
 }
 

@@ -15,11 +15,20 @@ const BYTES_MAX: usize = 512 << 20;
 /// Records as they are put together.
 #[derive(Debug, Default)]
 pub(super) struct Columns {
+    /// As much as the records before took, which is room for these: buffers that grow are copied again and again.
+    before: Size,
     offsets: Vec<i64>,
     timestamps_ms: Vec<i64>,
     keys: Bytes,
     values: Bytes,
     headers: Option<Headers>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Size {
+    records: usize,
+    key_bytes: usize,
+    value_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -38,6 +47,18 @@ struct Headers {
 }
 
 impl Columns {
+    /// None yet; about as many as `before` are expected.
+    pub(super) fn following(before: &Self) -> Self {
+        Self {
+            before: Size {
+                records: before.offsets.len(),
+                key_bytes: before.keys.bytes.len(),
+                value_bytes: before.values.bytes.len(),
+            },
+            ..Self::default()
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.offsets.is_empty()
     }
@@ -59,6 +80,9 @@ impl Columns {
 
     pub(super) fn push(&mut self, message: &Message) {
         let before = self.offsets.len();
+        if before == 0 {
+            self.make_room();
+        }
         self.offsets.push(message.offset());
         self.timestamps_ms.push(message.timestamp_ms());
         self.keys.push(message.key());
@@ -73,6 +97,18 @@ impl Columns {
         if let Some(headers) = headers {
             headers.ends.push(headers.count);
         }
+    }
+
+    fn make_room(&mut self) {
+        let Size {
+            records,
+            key_bytes,
+            value_bytes,
+        } = self.before;
+        self.offsets.reserve(records);
+        self.timestamps_ms.reserve(records);
+        self.keys.reserve(records, key_bytes);
+        self.values.reserve(records, value_bytes);
     }
 
     /// The records, with where to go on and what the partition held.
@@ -100,6 +136,13 @@ impl Default for Bytes {
 }
 
 impl Bytes {
+    fn reserve(&mut self, records: usize, bytes: usize) {
+        self.ends.reserve(records);
+        // A little more than before, so that a few bytes do not double it.
+        self.bytes.reserve(bytes + bytes / 16);
+        self.there.reserve(records);
+    }
+
     fn push(&mut self, bytes: Option<&[u8]>) {
         self.bytes.extend_from_slice(bytes.unwrap_or_default());
         self.ends

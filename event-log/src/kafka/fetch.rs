@@ -250,7 +250,8 @@ impl Fetcher {
 
     /// What was taken, with what the partition is known to hold.
     fn finish(&self, partition: &TopicPartition, open: &mut Open) -> Records {
-        let columns = std::mem::take(&mut open.columns);
+        let following = Columns::following(&open.columns);
+        let columns = std::mem::replace(&mut open.columns, following);
         open.newest_ms = open.newest_ms.max(columns.max_timestamp_ms().unwrap_or(i64::MIN));
         let asked = open.from.cast_unsigned();
         let next = Offset(open.next.cast_unsigned());

@@ -1,19 +1,23 @@
 //! Objects as most producers write them: in one line, names without escapes.
 //!
-//! Takes nothing that `serde_json` would not take, and finds the same places in it.
+//! Takes nothing that `serde_json` would not take, and finds the same places in it. Quotation marks are found first, 32
+//! bytes at a time, as in simdjson (Langdale and Lemire, "Parsing Gigabytes of JSON per Second", 2019): a string ends at
+//! the next one, however long it is.
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use wide::u8x32;
 
 use super::{Scanner, Slots};
 
-/// A string is looked through by words, and beyond so many of them by a search that is slower to begin.
-const WORDS: usize = 4;
+/// Arrays and objects in values are walked through to so many levels.
+const DEPTH_MAX: usize = 32;
 
 impl Scanner {
     /// Puts the values of the object `text` at `row`. `false`: it must be looked at more closely; nothing is put then.
     pub(super) fn quick<'a>(&mut self, text: &'a str, slots: &mut Slots<'a>, row: usize) -> bool {
-        let put = self.walk(text, slots, row).is_some();
+        let mut quotes = std::mem::take(&mut self.quotes);
+        // Neither a string with control characters in it, nor spaces other than those of one line.
+        let put = quotes.find(text.as_bytes()) && self.walk(text, &quotes, slots, row).is_some();
+        self.quotes = quotes;
         if !put {
             for field in slots.iter_mut() {
                 field[row] = None;
@@ -22,18 +26,16 @@ impl Scanner {
         put
     }
 
-    fn walk<'a>(&mut self, text: &'a str, slots: &mut Slots<'a>, row: usize) -> Option<()> {
+    fn walk<'a>(&mut self, text: &'a str, quotes: &Quotes, slots: &mut Slots<'a>, row: usize) -> Option<()> {
         let bytes = text.as_bytes();
-        // Neither a string with control characters in it, nor spaces other than those of one line.
-        if !bytes.iter().fold(true, |so_far, byte| so_far & (*byte >= b' ')) {
-            return None;
-        }
         let mut at = expect(bytes, spaces(bytes, 0), b'{')?;
         for position in 0.. {
             at = expect(bytes, spaces(bytes, at), b'"')?;
-            let (field, end) = self.name(position, text, at)?;
-            let start = spaces(bytes, expect(bytes, spaces(bytes, end), b':')?);
-            at = value_end(text, start)?;
+            let end = quotes.next(at)?;
+            let field = self.field(position, &text[at..end]);
+            at = spaces(bytes, expect(bytes, end, b'"')?);
+            let start = spaces(bytes, expect(bytes, at, b':')?);
+            at = value_end(bytes, quotes, start, DEPTH_MAX)?;
             if let Some(field) = field {
                 let value = &text[start..at];
                 slots[field][row] = (value != "null").then_some(value);
@@ -47,23 +49,43 @@ impl Scanner {
         }
         (spaces(bytes, at + 1) == bytes.len()).then_some(())
     }
+}
 
-    /// The field whose name begins at `at`, and what follows the name.
-    fn name(&mut self, position: usize, text: &str, at: usize) -> Option<(Option<usize>, usize)> {
-        let rest = &text.as_bytes()[at..];
-        if let Some((known, field)) = self.shape.get(position)
-            && rest.starts_with(known.as_bytes())
-            && rest.get(known.len()) == Some(&b'"')
-            && !known.contains(['"', '\\'])
-        {
-            return Some((*field, at + known.len() + 1));
+/// Where a record has quotation marks and backslashes: bit `i` of word `w` stands for byte `64 w + i`.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Quotes(Vec<u64>);
+
+impl Quotes {
+    /// Those of `bytes`. `false`: it has control characters.
+    fn find(&mut self, bytes: &[u8]) -> bool {
+        self.0.clear();
+        let mut controls = u8x32::ZERO;
+        let mut look = |half: &[u8; 32]| {
+            let half = u8x32::new(*half);
+            controls |= half.simd_eq(half.min(u8x32::splat(0x1f)));
+            u64::from((half.simd_eq(u8x32::splat(b'"')) | half.simd_eq(u8x32::splat(b'\\'))).to_bitmask())
+        };
+        let mut look_at_all = |word: &[u8; 64]| {
+            let (halves, _) = word.as_chunks::<32>();
+            self.0.push(look(&halves[0]) | look(&halves[1]) << 32);
+        };
+        let (words, rest) = bytes.as_chunks::<64>();
+        words.iter().for_each(&mut look_at_all);
+        let mut last = [b' '; 64];
+        last[..rest.len()].copy_from_slice(rest);
+        look_at_all(&last);
+        !controls.any()
+    }
+
+    /// The next one from `at` on.
+    fn next(&self, at: usize) -> Option<usize> {
+        let mut word = at / 64;
+        let mut bits = self.0.get(word)? & (u64::MAX << (at % 64));
+        while bits == 0 {
+            word += 1;
+            bits = *self.0.get(word)?;
         }
-        let length = rest.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
-        if rest[length] == b'\\' {
-            return None;
-        }
-        let field = self.field(position, &text[at..at + length]);
-        Some((field, at + length + 1))
+        Some(word * 64 + bits.trailing_zeros() as usize)
     }
 }
 
@@ -79,28 +101,44 @@ fn expect(bytes: &[u8], at: usize, wanted: u8) -> Option<usize> {
 }
 
 /// Where the value that begins at `at` ends.
-fn value_end(text: &str, at: usize) -> Option<usize> {
-    let bytes = text.as_bytes();
-    let word = |word: &str| bytes[at..].starts_with(word.as_bytes()).then_some(at + word.len());
+fn value_end(bytes: &[u8], quotes: &Quotes, at: usize, depth: usize) -> Option<usize> {
+    let word = |word: &[u8]| bytes[at..].starts_with(word).then_some(at + word.len());
     match bytes.get(at)? {
-        b'"' => string_end(bytes, at + 1),
+        b'"' => string_end(bytes, quotes, at + 1),
         b'-' | b'0'..=b'9' => number_end(bytes, at),
-        b'n' => word("null"),
-        b't' => word("true"),
-        b'f' => word("false"),
-        b'[' | b'{' => {
-            let mut json = serde_json::Deserializer::from_str(&text[at..]);
-            let value = <&RawValue>::deserialize(&mut json).ok()?;
-            Some(at + value.get().len())
-        }
+        b'n' => word(b"null"),
+        b't' => word(b"true"),
+        b'f' => word(b"false"),
+        b'[' => items_end(bytes, quotes, at + 1, b']', depth.checked_sub(1)?),
+        b'{' => items_end(bytes, quotes, at + 1, b'}', depth.checked_sub(1)?),
         _ => None,
     }
 }
 
-/// What follows the string whose characters begin at `at`.
-fn string_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+/// What follows the array or object whose first item begins at `at`, and which `close` ends.
+fn items_end(bytes: &[u8], quotes: &Quotes, at: usize, close: u8, depth: usize) -> Option<usize> {
+    let mut at = spaces(bytes, at);
+    if bytes.get(at) == Some(&close) {
+        return Some(at + 1);
+    }
     loop {
-        at = special(bytes, at)?;
+        if close == b'}' {
+            let name_end = string_end(bytes, quotes, expect(bytes, at, b'"')?)?;
+            at = spaces(bytes, expect(bytes, spaces(bytes, name_end), b':')?);
+        }
+        at = spaces(bytes, value_end(bytes, quotes, at, depth)?);
+        match bytes.get(at)? {
+            b',' => at = spaces(bytes, at + 1),
+            found if *found == close => return Some(at + 1),
+            _ => return None,
+        }
+    }
+}
+
+/// What follows the string whose characters begin at `at`.
+fn string_end(bytes: &[u8], quotes: &Quotes, mut at: usize) -> Option<usize> {
+    loop {
+        at = quotes.next(at)?;
         if bytes[at] == b'"' {
             return Some(at + 1);
         }
@@ -110,30 +148,6 @@ fn string_end(bytes: &[u8], mut at: usize) -> Option<usize> {
             _ => return None,
         };
     }
-}
-
-/// Where the next quotation mark or backslash is.
-fn special(bytes: &[u8], at: usize) -> Option<usize> {
-    let rest = bytes.get(at..)?;
-    let (words, _) = rest.as_chunks::<8>();
-    for (index, word) in words.iter().take(WORDS).enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let found = zeros(word ^ repeated(b'"')) | zeros(word ^ repeated(b'\\'));
-        if found != 0 {
-            return Some(at + 8 * index + found.trailing_zeros() as usize / 8);
-        }
-    }
-    let looked_at = 8 * words.len().min(WORDS);
-    Some(at + looked_at + memchr::memchr2(b'"', b'\\', &rest[looked_at..])?)
-}
-
-/// Whose highest bits say which bytes are 0: the lowest that does is right (Mycroft 1987).
-fn zeros(word: u64) -> u64 {
-    word.wrapping_sub(repeated(1)) & !word & repeated(0x80)
-}
-
-fn repeated(byte: u8) -> u64 {
-    u64::from(byte) * 0x0101_0101_0101_0101
 }
 
 /// What follows the number that begins at `at`.
@@ -175,7 +189,7 @@ mod tests {
     use super::*;
 
     const NAMES: [&str; 6] = ["a", "b", "long name of a field", "ü", "a", ""];
-    const VALUES: [&str; 24] = [
+    const VALUES: [&str; 31] = [
         "1",
         "-0",
         "0",
@@ -198,6 +212,13 @@ mod tests {
         "[1,[2,{}],\"]\"]",
         "{\"a\":{\"b\":[]}}",
         "[1,]",
+        "[ ]",
+        "{ }",
+        "[ 1 , [ ] ,{ } ]",
+        "{\"a\" : \"x\\n\" , \"b\":[null,true ],\"\":{}}",
+        "{\"a\":1,}",
+        "{1:1}",
+        "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]",
         "\"tab\there\"",
         "\"ümläut 日本\"",
     ];
@@ -253,7 +274,7 @@ mod tests {
                 refused += usize::from(valid.is_err());
             }
         }
-        assert!(taken > 20_000 && refused > 20_000, "{taken} taken, {refused} refused");
+        assert!(taken > 15_000 && refused > 20_000, "{taken} taken, {refused} refused");
     }
 
     #[test]
