@@ -1,6 +1,7 @@
 //! Whole installations on real servers, where FOLDLINE_TEST_STORES names buckets, separated by spaces. `make test-services`
 //! starts the servers and says where they are; without it these tests have nothing to do.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Stdio;
@@ -203,14 +204,15 @@ struct Faults {
     lose_every: AtomicU64,
     puts: AtomicU64,
     lost: AtomicU64,
-    open: Mutex<Vec<TcpStream>>,
+    /// By their number.
+    open: Mutex<HashMap<u64, [TcpStream; 2]>>,
 }
 
 impl Faults {
     /// Ends every connection and takes no new one, or takes them again.
     fn away(&self, away: bool) {
         self.away.store(away, Ordering::SeqCst);
-        for stream in self.open.lock().unwrap().drain(..) {
+        for stream in self.open.lock().unwrap().values().flatten() {
             drop(stream.shutdown(Shutdown::Both));
         }
     }
@@ -227,46 +229,52 @@ impl Faults {
     }
 }
 
-/// Stands between foldline and an S3 server, and lets replies or the whole server get lost: what really happened there,
-/// happened.
+/// Stands between foldline and a server, and lets replies or the whole server get lost: what really happened there, happened.
 struct Proxy {
-    address: String,
+    /// What names the server, and what names this instead.
+    variable: (&'static str, String),
     faults: Arc<Faults>,
 }
 
 impl Proxy {
-    /// One before the S3 server, if `store` is there.
+    /// One before the server of `store`.
     fn before(store: &str) -> Option<Self> {
-        let server = std::env::var("AWS_ENDPOINT")
-            .ok()
-            .filter(|_| store.starts_with("s3://"))?;
-        let server = server.trim_start_matches("http://").to_owned();
+        let name = match store.split_once("://")?.0 {
+            "s3" => "AWS_ENDPOINT",
+            "gs" => "GOOGLE_SERVICE_ACCOUNT_KEY",
+            _ => return None,
+        };
+        let named = std::env::var(name).ok()?;
+        let (_, server) = named.split_once("http://")?;
+        let end = server.find(|found: char| !found.is_ascii_digit() && !matches!(found, '.' | ':'));
+        let server = server[..end.unwrap_or(server.len())].to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        let variable = (name, named.replace(&server, &address));
         let faults = Arc::new(Faults::default());
         let shared = Arc::clone(&faults);
         thread::spawn(move || {
-            for client in listener.incoming() {
+            for (number, client) in (0..).zip(listener.incoming()) {
                 let client = client.unwrap();
                 if shared.away.load(Ordering::SeqCst) {
                     continue;
                 }
                 let server = TcpStream::connect(&server).unwrap();
                 let both = [client.try_clone().unwrap(), server.try_clone().unwrap()];
-                shared.open.lock().unwrap().extend(both);
-                pass(client, server, &shared);
+                shared.open.lock().unwrap().insert(number, both);
+                pass(number, client, server, &shared);
             }
         });
-        Some(Self { address, faults })
+        Some(Self { variable, faults })
     }
 
     fn variable(&self) -> (&'static str, String) {
-        ("AWS_ENDPOINT", format!("http://{}", self.address))
+        self.variable.clone()
     }
 }
 
 /// Passes bytes on in both directions. A request begins where bytes come from the client after a reply.
-fn pass(client: TcpStream, server: TcpStream, faults: &Arc<Faults>) {
+fn pass(number: u64, client: TcpStream, server: TcpStream, faults: &Arc<Faults>) {
     let put = Arc::new(AtomicBool::new(false));
     let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
     let seen = Arc::clone(&put);
@@ -297,5 +305,6 @@ fn pass(client: TcpStream, server: TcpStream, faults: &Arc<Faults>) {
         }
         drop(from.shutdown(Shutdown::Both));
         drop(to.shutdown(Shutdown::Both));
+        faults.open.lock().unwrap().remove(&number);
     });
 }
