@@ -25,7 +25,7 @@ test-kafka-tls:
 
 # Batch runs on Ballista, with a kill in the midst: a build of its own with many more crates. Ports 21000 to 21999 of 127.0.0.1.
 test-ballista:
-	cargo test -p foldline -p foldline-batch-layer --features foldline/ballista --test it -- ballista --nocapture
+	cargo test -p foldline -p foldline-batch-layer --features foldline/ballista --lib --test it -- ballista --nocapture
 
 lint:
 	cargo fmt --all -- --check

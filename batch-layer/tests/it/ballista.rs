@@ -209,7 +209,7 @@ async fn nothing_is_left(world: &World) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn ballista_stores_the_bytes_of_a_run_in_one_process() {
-    let world = world(1, 1_500).await;
+    let world = world(1, 800).await;
     let cluster = Cluster::of(&world).await;
     let sized = |recompute: Recompute| recompute.sized(60, 20);
     let here = sized(world.recompute());
