@@ -72,8 +72,8 @@ impl Ballista {
         }
     }
 
-    /// As if the program were what `made_by` says, which executors then refuse.
-    pub fn as_if(self, made_by: impl Into<String>) -> Self {
+    /// Says that the program is `made_by`, whatever it is; executors refuse what they are not.
+    pub fn claiming(self, made_by: impl Into<String>) -> Self {
         let made_by = made_by.into();
         Self { made_by, ..self }
     }

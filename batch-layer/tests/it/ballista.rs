@@ -236,7 +236,7 @@ async fn ballista_stores_the_bytes_of_a_run_in_one_process() {
             .iter()
             .filter(|((view, _), _)| !OF_NO_ORDER.contains(&view.as_str()))
         {
-            assert!(bytes == &other[place], "{place:?}");
+            assert!(*bytes == other[place], "{place:?}");
             compared += 1;
         }
     }
@@ -259,7 +259,7 @@ async fn executors_of_little_memory_put_partials_aside_and_clear_up() {
 async fn a_program_of_another_version_is_refused() {
     let world = world(3, 60).await;
     let cluster = Cluster::of(&world).await;
-    let other = Ballista::new(cluster.scheduler.to_string(), files(&all_views())).as_if("foldline 9.9.9");
+    let other = Ballista::new(cluster.scheduler.to_string(), files(&all_views())).claiming("foldline 9.9.9");
     let recompute = world.recompute().on_ballista(other);
     let refused = run(&recompute, RunKind::Full, world.end_tick())
         .await

@@ -4,7 +4,7 @@
 //! plan: they belong into a network of their own.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ballista_core::config::TaskSchedulingPolicy;
@@ -180,7 +180,7 @@ fn refuse_taken(address: SocketAddr) -> Result<(), ProcessError> {
 }
 
 /// Nobody else has the folder: it belongs to whoever has the port.
-fn clear(folder: &PathBuf) -> std::io::Result<()> {
+fn clear(folder: &Path) -> std::io::Result<()> {
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
