@@ -1,6 +1,6 @@
 # What people and CI type. Everything runs with cargo alone.
 
-.PHONY: demo test test-services test-kafka-tls lint bench bench-services soak soak-services grammar fuzz real-data corpus-duckdb
+.PHONY: demo test test-services test-kafka-tls test-ballista lint bench bench-services soak soak-services grammar fuzz real-data corpus-duckdb
 
 # The whole platform on generated events: builds, then serves the page until Ctrl-C. Without the clouds, which only a
 # longer build has.
@@ -22,6 +22,10 @@ test-services:
 # Kafka by TLS: needs the OpenSSL of the system with its headers, and a build of its own.
 test-kafka-tls:
 	infra/services/with-kafka.sh cargo test --features kafka-tls --workspace --test it -- by_tls --nocapture
+
+# Batch runs on Ballista, with a kill in the midst: a build of its own with many more crates. Ports 21000 to 21999 of 127.0.0.1.
+test-ballista:
+	cargo test -p foldline -p foldline-batch-layer --features foldline/ballista --lib --test it -- ballista --nocapture
 
 lint:
 	cargo fmt --all -- --check

@@ -184,6 +184,20 @@ pub(crate) struct Batch {
     pub(crate) keep: usize,
     /// Bytes of the partials that a run gathers; beyond it they go to the store and come back. Default 1 GiB.
     pub(crate) memory_bytes: usize,
+    /// Where runs are computed. Default `local`.
+    pub(crate) engine: BatchEngine,
+    /// `host:port` of Ballista's scheduler. Default none.
+    pub(crate) ballista: String,
+}
+
+/// Where batch runs are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum BatchEngine {
+    /// In this process.
+    Local,
+    /// On Ballista's executors.
+    Ballista,
 }
 
 /// `speed`
@@ -367,6 +381,8 @@ impl Default for Settings {
                 timezone: "UTC".into(),
                 keep: 7,
                 memory_bytes: 1024 * MIB,
+                engine: BatchEngine::Local,
+                ballista: String::new(),
             },
             speed: Speed {
                 cut_every_ms: 10_000,
@@ -494,6 +510,11 @@ impl Settings {
         self.warehouse.check()?;
         if self.log.kind == LogKind::Kafka && self.log.brokers.trim().is_empty() {
             let help = "setting \"log.brokers\" must name Kafka's brokers: \"host:port\", several with commas";
+            return Err(Failure::Usage(help.into()));
+        }
+        if self.batch.engine == BatchEngine::Ballista && !self.batch.ballista.contains(':') {
+            let help =
+                "setting \"batch.engine\" is \"ballista\": set batch.ballista to \"host:port\" of its scheduler, too";
             return Err(Failure::Usage(help.into()));
         }
         if !self.cluster.name.is_empty() && (self.log.kind != LogKind::Kafka || self.store.url.is_empty()) {

@@ -7,6 +7,8 @@
 mod admin;
 mod archive;
 mod audit;
+#[cfg(feature = "ballista")]
+mod ballista;
 mod batch;
 mod batch_runs;
 mod bench;
@@ -108,6 +110,8 @@ enum Command {
     #[cfg(feature = "kafka")]
     Migrate(migrate::Migrate),
     Bench(bench::Bench),
+    #[cfg(feature = "ballista")]
+    Ballista(ballista::BallistaCommand),
 }
 
 /// What every command gets: the merged configuration, and runtimes for answers and work beside the one that it runs on.
@@ -186,6 +190,8 @@ async fn dispatch(command: Command, setting: Setting) -> anyhow::Result<()> {
         #[cfg(feature = "kafka")]
         Command::Migrate(migrate) => migrate.run(setting).await,
         Command::Bench(bench) => bench.run(setting).await,
+        #[cfg(feature = "ballista")]
+        Command::Ballista(ballista) => ballista.run(setting).await,
     }
 }
 
@@ -295,6 +301,8 @@ fn runtime(name: &str, on_start: impl Fn() + Send + Sync + 'static) -> anyhow::R
 fn log_to_stderr(command: &Command) {
     let level = match command {
         Command::Run(_) => "info",
+        #[cfg(feature = "ballista")]
+        Command::Ballista(_) => "info,ballista_core=warn,ballista_executor=warn,ballista_scheduler=warn",
         _ => "warn",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));

@@ -33,7 +33,7 @@ use crate::Setting;
 use crate::batch_runs::{self, BatchParts, BatchRuns};
 use crate::cluster::realtime::Realtime;
 use crate::cluster::{self, Cluster, Joined, stored};
-use crate::config::{RealtimeStoreKind, Settings};
+use crate::config::{BatchEngine, RealtimeStoreKind, Settings};
 use crate::failure::Failure;
 use crate::instance::Address;
 use crate::log::OpenLog;
@@ -237,6 +237,7 @@ impl Platform {
             cluster,
             instance,
             settings,
+            files: start.files.clone(),
             catalog,
             clock,
             log: log.log(),
@@ -358,9 +359,30 @@ pub(crate) async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Ob
     Ok(store)
 }
 
+/// `recompute` where the settings say that runs are computed. `files`: what its catalog was compiled from.
+fn on_engine(recompute: Recompute, settings: &Settings, files: &[SourceFile]) -> anyhow::Result<Recompute> {
+    if settings.batch.engine == BatchEngine::Local {
+        return Ok(recompute);
+    }
+    #[cfg(feature = "ballista")]
+    {
+        let scheduler = settings.batch.ballista.as_str();
+        let ballista = foldline_batch_layer::ballista::Ballista::new(scheduler, files.to_vec());
+        Ok(recompute.on_ballista(ballista))
+    }
+    #[cfg(not(feature = "ballista"))]
+    {
+        let _ = files;
+        let refusal =
+            "batch.engine = \"ballista\", and this foldline was built without it; build it with --features ballista";
+        Err(Failure::Usage(refusal.into()).into())
+    }
+}
+
 /// What the parts are built from.
 struct Building {
     settings: Settings,
+    files: Vec<SourceFile>,
     catalog: Arc<Catalog>,
     clock: Arc<dyn Clock>,
     log: Arc<dyn EventLog>,
@@ -392,6 +414,7 @@ impl Building {
             Arc::clone(&self.clock),
         )
         .bounded(settings.batch.memory_bytes);
+        let recompute = on_engine(recompute, settings, &self.files)?;
         let stored = match self.cluster {
             Some(_) if self.roles.iter().any(|role| [Role::Speed, Role::Serve].contains(role)) => {
                 stored::refuse_views(&self.catalog, settings)?;

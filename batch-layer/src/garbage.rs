@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | manifest of a generation | not among the last `keep`, not pinned, superseded for the longest query time |
 //! | file of a batch view | named by no manifest, pin or hold, and of a number up to the current one |
+//! | order of a run on Ballista | the same: none is ever named, and a run removes its own |
 //! | file of the archive | the commit of its range is there and does not list it |
 //! | hold of a rollback | so old that its rollback must have died (or given up) |
 //! | record of a run | not among the last thousand |
@@ -36,7 +37,7 @@ use uuid::Uuid;
 
 use crate::archive::path::FileName;
 use crate::generations::{self, HOLD_MS_MAX, Stored};
-use crate::recompute::{EXTENSION, VIEWS_FOLDER};
+use crate::recompute::{EXTENSION, ORDER_EXTENSION, VIEWS_FOLDER};
 use crate::scheduler::{Ledger, LedgerError, RUNS_KEPT};
 use crate::store::{self, StoreError};
 use crate::{Archive, ArchiveError, Commit, GenerationError, GenerationNumber, Generations};
@@ -142,9 +143,10 @@ fn removable(stored: &Stored, generations: &Generations) -> Vec<GenerationNumber
         .collect()
 }
 
-/// The generation that a file of a batch view was written for.
+/// The generation that a file of a batch view, or the order of a run, was written for.
 fn number_of(path: &Path) -> Option<GenerationNumber> {
-    let name = path.filename()?.strip_suffix(EXTENSION)?;
+    let name = path.filename()?;
+    let name = name.strip_suffix(EXTENSION).or(name.strip_suffix(ORDER_EXTENSION))?;
     let (number, attempt) = name.split_once('-')?;
     Uuid::parse_str(attempt).ok()?;
     number.parse().ok().map(GenerationNumber)

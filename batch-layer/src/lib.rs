@@ -18,5 +18,7 @@ pub use archive::{Archive, ArchiveError, ArchivedFile, AuditFinding, AuditReport
 pub use archiver::{Archiver, ArchiverCounters, ArchiverHandle, ArchiverPosition, ArchiverSettings, RollReason};
 pub use garbage::{GarbageError, GarbageReport};
 pub use generations::{BatchView, DatePartial, Draft, Generation, GenerationError, GenerationNumber, Generations};
+#[cfg(feature = "ballista")]
+pub use recompute::ballista;
 pub use recompute::{Recompute, RecomputeError, RunKind, RunReport};
 pub use scheduler::{Alarm, Ledger, LedgerError, Outcome, Run, RunState, Schedule, ScheduleError, Scheduler, Started};

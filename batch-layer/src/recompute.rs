@@ -12,8 +12,13 @@
 //! them together and publishes. What a run holds in memory is bounded: beyond a budget the partials of the largest dates go
 //! to the store, and come back when their date is merged. A date of a view is merged whole, so that much is held in any
 //! case.
+//!
+//! All of it happens in this process, or on Ballista's executors (`ballista`), which run the same code on pieces of the
+//! plan.
 
 mod accumulate;
+#[cfg(feature = "ballista")]
+pub mod ballista;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -40,6 +45,8 @@ use plan::{Job, Plan, Unit};
 pub(crate) const VIEWS_FOLDER: &str = "views";
 /// How their names end.
 pub(crate) const EXTENSION: &str = ".partial";
+/// How the names of orders to Ballista's executors end.
+pub(crate) const ORDER_EXTENSION: &str = ".order";
 
 /// How a generation came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +106,13 @@ pub enum RecomputeError {
     /// The program is ending.
     #[error("the run was stopped because the program is ending")]
     Stopped,
+    /// Ballista did not do all of its part. Nothing was published.
+    #[error("cannot recompute on Ballista: {reason}")]
+    #[cfg(feature = "ballista")]
+    Ballista {
+        /// What happened, and where.
+        reason: String,
+    },
 }
 
 /// A unit of work has at least this many rows, if its partition has: so small commits are read in one go.
@@ -120,9 +134,11 @@ pub struct Recompute {
     unit_rows: u64,
     fold_rows: usize,
     memory_bytes: usize,
+    #[cfg(feature = "ballista")]
+    ballista: Option<ballista::Ballista>,
 }
 
-/// A run under way.
+/// A run under way: all of it, or the piece of it that an executor does.
 #[derive(Debug)]
 struct Run<'a> {
     recompute: &'a Recompute,
@@ -145,6 +161,17 @@ impl Recompute {
             unit_rows: UNIT_ROWS,
             fold_rows: FOLD_ROWS,
             memory_bytes: MEMORY_BYTES,
+            #[cfg(feature = "ballista")]
+            ballista: None,
+        }
+    }
+
+    /// Folds and merges on Ballista's executors instead of in this process.
+    #[cfg(feature = "ballista")]
+    pub fn on_ballista(self, ballista: ballista::Ballista) -> Self {
+        Self {
+            ballista: Some(ballista),
+            ..self
         }
     }
 
@@ -202,20 +229,16 @@ impl Recompute {
                 behind: Some(tick) < base.cut.tick,
             });
         }
-        let run = Run {
-            recompute: self,
-            plan: &plan,
-            number: generations::successor(base.as_deref()),
-            attempt: Uuid::new_v4(),
-            at_once: std::thread::available_parallelism().map_or(1, usize::from),
-            spilling: tokio::sync::Mutex::default(),
-            spilled: AtomicU64::new(0),
-        };
-        let accumulator = Accumulator::new(plan.jobs.iter().map(|job| Arc::clone(&job.fold)).collect());
-        let folding_since_ms = self.clock.now_ms();
-        let rows = run.fold_rows(&accumulator, progress).await?;
-        let fold_ms = self.since(folding_since_ms);
-        let (views, failed) = run.write_views(&accumulator).await?;
+        let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+        let run = Run::new(self, &plan, generations::successor(base.as_deref()), at_once);
+        let Computed {
+            rows,
+            spilled,
+            fold_ms,
+            dates,
+            failed,
+        } = run.compute(progress).await?;
+        let (views, failed) = run.views(dates, failed);
         let draft = Draft {
             attempt: run.attempt,
             cut: plan.cut.clone(),
@@ -229,7 +252,7 @@ impl Recompute {
             published: true,
             rows,
             files: plan.files,
-            spilled: run.spilled.into_inner(),
+            spilled,
             elapsed_ms: self.since(started_ms),
             fold_ms,
             failed: self.names(&generation.failed),
@@ -259,7 +282,57 @@ impl Recompute {
     }
 }
 
-impl Run<'_> {
+/// A date of a view (its position among the jobs) that changed; no file where no key is left.
+type Written = (usize, chrono::NaiveDate, Option<DatePartial>);
+
+/// What a run computed.
+#[derive(Debug)]
+struct Computed {
+    rows: u64,
+    spilled: u64,
+    fold_ms: u64,
+    dates: Vec<Written>,
+    /// Why views failed, by the positions of their jobs.
+    failed: BTreeMap<usize, String>,
+}
+
+impl<'a> Run<'a> {
+    fn new(recompute: &'a Recompute, plan: &'a Plan, number: GenerationNumber, at_once: usize) -> Self {
+        Self {
+            recompute,
+            plan,
+            number,
+            attempt: Uuid::new_v4(),
+            at_once,
+            spilling: tokio::sync::Mutex::default(),
+            spilled: AtomicU64::new(0),
+        }
+    }
+
+    fn accumulator(&self) -> Accumulator {
+        Accumulator::new(self.plan.jobs.iter().map(|job| Arc::clone(&job.fold)).collect())
+    }
+
+    async fn compute(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<Computed, RecomputeError> {
+        #[cfg(feature = "ballista")]
+        if let Some(ballista) = self.recompute.ballista.as_ref().filter(|_| !self.plan.units.is_empty()) {
+            return ballista.compute(self, progress).await;
+        }
+        let accumulator = self.accumulator();
+        let since_ms = self.recompute.clock.now_ms();
+        let rows = self.fold_rows(&accumulator, progress).await?;
+        let fold_ms = self.recompute.since(since_ms);
+        let (dates, put_aside) = self.write_dates(&accumulator).await?;
+        self.remove(put_aside).await;
+        Ok(Computed {
+            rows,
+            spilled: self.spilled.load(Ordering::Relaxed),
+            fold_ms,
+            dates,
+            failed: accumulator.reasons(),
+        })
+    }
+
     /// Folds every row of the plan into `accumulator`; returns how many there were.
     async fn fold_rows(
         &self,
@@ -338,23 +411,18 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Merges what was accumulated onto the previous partials, stores what changed, and names all of it; beside it why
-    /// views failed, by view id.
-    async fn write_views(
-        &self,
-        accumulator: &Accumulator,
-    ) -> Result<(BTreeMap<String, BatchView>, BTreeMap<String, String>), RecomputeError> {
+    /// Merges what was accumulated onto the previous partials, and stores what changed; beside it the files that went to
+    /// the store meanwhile, and are not needed any more.
+    async fn write_dates(&self, accumulator: &Accumulator) -> Result<(Vec<Written>, Vec<String>), RecomputeError> {
         let jobs = &self.plan.jobs;
-        let mut dates: Vec<BTreeMap<chrono::NaiveDate, DatePartial>> = jobs
-            .iter()
-            .map(|job| job.previous.iter().map(|file| (file.date, file.clone())).collect())
-            .collect();
-        let mut spilled = Vec::new();
+        let by_date = |job: &Job| job.previous.iter().map(|file| (file.date, file.clone())).collect();
+        let previous: Vec<BTreeMap<chrono::NaiveDate, DatePartial>> = jobs.iter().map(by_date).collect();
+        let mut put_aside = Vec::new();
         let changed: Vec<_> = accumulator
             .take_rest()
             .map(|((index, date), (partials, mut stored))| {
-                spilled.extend(stored.iter().map(|file| Path::from(file.path.as_str())));
-                stored.extend(dates[index].get(&date).cloned());
+                put_aside.extend(stored.iter().map(|file| file.path.clone()));
+                stored.extend(previous[index].get(&date).cloned());
                 async move {
                     if accumulator.all_failed(&[index]) {
                         return Ok((index, date, None));
@@ -368,26 +436,41 @@ impl Run<'_> {
                 }
             })
             .collect();
-        let mut written = futures::stream::iter(changed).buffer_unordered(self.at_once);
-        while let Some((index, date, file)) = written.try_next().await? {
+        let written = futures::stream::iter(changed).buffer_unordered(self.at_once);
+        Ok((written.try_collect().await?, put_aside))
+    }
+
+    /// Removes files that nobody names. Where this fails the garbage collector does it.
+    async fn remove(&self, files: Vec<String>) {
+        let store = self.recompute.generations.store();
+        let delete = |path: String| async move { drop(store.delete(&Path::from(path)).await) };
+        futures::stream::iter(files)
+            .for_each_concurrent(DELETES_AT_ONCE, delete)
+            .await;
+    }
+
+    /// The views of the generation: the previous partials with `written` in their places; beside them why views failed,
+    /// by view id.
+    fn views(
+        &self,
+        written: Vec<Written>,
+        mut failures: BTreeMap<usize, String>,
+    ) -> (BTreeMap<String, BatchView>, BTreeMap<String, String>) {
+        let jobs = &self.plan.jobs;
+        let mut dates: Vec<BTreeMap<chrono::NaiveDate, DatePartial>> = jobs
+            .iter()
+            .map(|job| job.previous.iter().map(|file| (file.date, file.clone())).collect())
+            .collect();
+        for (index, date, file) in written {
             match file {
                 Some(file) => dates[index].insert(date, file),
                 None => dates[index].remove(&date),
             };
         }
-        drop(written);
-        // Where this fails the garbage collector does it: no generation names them.
-        let store = self.recompute.generations.store();
-        let delete = |path: Path| async move { drop(store.delete(&path).await) };
-        futures::stream::iter(spilled)
-            .for_each_concurrent(DELETES_AT_ONCE, delete)
-            .await;
         let (mut views, mut failed) = (BTreeMap::new(), BTreeMap::new());
-        let mut failures = accumulator.take_failed();
         for (index, (job, dates)) in jobs.iter().zip(dates).enumerate() {
             let id = job.view.id.clone();
-            if let Some(error) = failures.remove(&index) {
-                let reason = foldline_event_log::with_causes(&error);
+            if let Some(reason) = failures.remove(&index) {
                 tracing::error!(
                     view = job.view.name,
                     reason,
@@ -402,7 +485,7 @@ impl Run<'_> {
             };
             views.insert(id, view);
         }
-        Ok((views, failed))
+        (views, failed)
     }
 
     /// Merges `partials` with those in `stored`: what went to the store in this run, and the previous generation's. `None`

@@ -47,7 +47,7 @@ use crate::{Partial, Stream, system_columns};
 
 /// Number of the layout and meaning of stored partials. Raise it when either changes: state under another number is
 /// rebuilt from the archive.
-pub(crate) const FOLD_FORMAT: u32 = 3;
+pub const FOLD_FORMAT: u32 = 3;
 
 /// How exact an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]

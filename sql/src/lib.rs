@@ -29,7 +29,7 @@ mod windows;
 pub use aggregates::Growth;
 pub use catalog::{Catalog, Column, Derived, EventTimeFormat, SourceFile, Stream, UniqueKey, View, ViewKind};
 pub use check::MULTIPLYING_FUNCTIONS;
-pub use fold::{Class, Fold, FoldError};
+pub use fold::{Class, FOLD_FORMAT, Fold, FoldError};
 pub use parse::duration_ms;
 pub use partial::{KeyLookup, KeyRange, KeySpan, KeyedRows, Partial, own_bytes};
 pub use point::{FixedColumn, PointPlan};

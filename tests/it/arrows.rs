@@ -31,7 +31,10 @@ const ARROWS: [(&str, &[&str]); 6] = [
 ];
 
 /// Outside systems: each at home in one crate only.
-const HOMES: [(&str, &str); 4] = [
+const HOMES: [(&str, &str); 7] = [
+    ("ballista-core", "foldline-batch-layer"),
+    ("ballista-executor", "foldline-batch-layer"),
+    ("ballista-scheduler", "foldline-batch-layer"),
     ("fjall", "foldline-event-log"),
     ("rdkafka", "foldline-event-log"),
     ("scylla", "foldline-speed-layer"),

@@ -7,6 +7,8 @@
 
 mod agreement;
 mod arrows;
+#[cfg(feature = "ballista")]
+mod ballista;
 mod cli;
 #[cfg(feature = "kafka")]
 mod cluster;

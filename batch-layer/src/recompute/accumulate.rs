@@ -63,7 +63,7 @@ impl DateBuffer {
 }
 
 /// View (its position among the folds) and event date.
-type Place = (usize, NaiveDate);
+pub(super) type Place = (usize, NaiveDate);
 
 /// What there is of each view and date.
 #[derive(Debug, Default)]
@@ -107,9 +107,13 @@ impl Accumulator {
         self.failed().entry(view).or_insert(error);
     }
 
-    /// The folds that failed, by their position.
-    pub(super) fn take_failed(&self) -> BTreeMap<usize, FoldError> {
-        std::mem::take(&mut *self.failed())
+    /// Why folds failed, by their position.
+    pub(super) fn reasons(&self) -> BTreeMap<usize, String> {
+        let failed = self.failed();
+        failed
+            .iter()
+            .map(|(view, error)| (*view, foldline_event_log::with_causes(error)))
+            .collect()
     }
 
     fn failed(&self) -> MutexGuard<'_, BTreeMap<usize, FoldError>> {
@@ -205,7 +209,12 @@ impl Accumulator {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn add(&self, place: Place, mut partial: Partial) -> Result<Result<(), FoldError>, RecomputeError> {
+    /// Adds a partial. The inner error is the fold's own.
+    pub(super) async fn add(
+        &self,
+        place: Place,
+        mut partial: Partial,
+    ) -> Result<Result<(), FoldError>, RecomputeError> {
         if partial.keys() == 0 {
             return Ok(Ok(()));
         }

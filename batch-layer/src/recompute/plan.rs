@@ -11,7 +11,7 @@ use crate::generations::refuse_behind;
 use crate::{Archive, Commit, DatePartial, Generation};
 
 /// A view to compute.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Job {
     pub(super) view: Arc<View>,
     pub(super) fold: Arc<Fold>,
@@ -23,7 +23,7 @@ pub(super) struct Job {
 }
 
 /// Views that read the same offsets of the same stream, and the columns that they need together.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Pass {
     pub(super) stream: Arc<Stream>,
     pub(super) columns: Vec<String>,
@@ -33,7 +33,7 @@ pub(super) struct Pass {
 }
 
 /// A stretch of one partition, read for one pass.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Unit {
     pub(super) pass: usize,
     pub(super) partition: TopicPartition,
@@ -55,7 +55,48 @@ pub(super) struct Plan {
     pub(super) nothing_new: bool,
 }
 
+#[cfg(feature = "ballista")]
+impl Job {
+    /// What an executor needs to know of a job.
+    pub(super) fn ordered(view: Arc<View>, fold: Arc<Fold>, previous: Vec<DatePartial>) -> Self {
+        Self {
+            view,
+            fold,
+            from_origin: previous.is_empty(),
+            previous,
+            failed_before: false,
+        }
+    }
+}
+
+#[cfg(feature = "ballista")]
+impl Pass {
+    /// What an executor needs to know of a pass.
+    pub(super) fn ordered(stream: Arc<Stream>, columns: Vec<String>, jobs: Vec<usize>) -> Self {
+        Self {
+            stream,
+            columns,
+            jobs,
+            from_origin: false,
+        }
+    }
+}
+
 impl Plan {
+    /// The piece of a plan that reads `units`.
+    #[cfg(feature = "ballista")]
+    pub(super) fn piece(jobs: Vec<Job>, passes: Vec<Pass>, units: Vec<Unit>) -> Self {
+        Self {
+            cut: Cut::default(),
+            jobs,
+            passes,
+            units,
+            rows: 0,
+            files: 0,
+            nothing_new: false,
+        }
+    }
+
     pub(super) async fn make(
         catalog: &Catalog,
         archive: &Archive,

@@ -3,6 +3,8 @@
 
 mod archive;
 mod archiver;
+#[cfg(feature = "ballista")]
+mod ballista;
 mod clicks;
 mod faulty;
 mod garbage;

@@ -279,7 +279,8 @@ async fn of_two_runs_on_the_same_base_one_wins_and_nothing_is_overwritten() {
                 // Both know their base before either publishes.
                 let together = |done: u64, _: u64| {
                     if done == 0 {
-                        barrier.wait();
+                        // The other one may be next on this very thread.
+                        tokio::task::block_in_place(|| barrier.wait());
                     }
                 };
                 recompute
