@@ -1,6 +1,6 @@
 # What people and CI type. Everything runs with cargo alone.
 
-.PHONY: demo test test-services test-kafka-tls lint bench bench-services soak soak-services grammar fuzz real-data corpus-duckdb
+.PHONY: demo test test-services test-kafka-tls check-kubernetes lint bench bench-services soak soak-services grammar fuzz real-data corpus-duckdb
 
 # The whole platform on generated events: builds, then serves the page until Ctrl-C. Without the clouds, which only a
 # longer build has.
@@ -22,6 +22,11 @@ test-services:
 # Kafka by TLS: needs the OpenSSL of the system with its headers, and a build of its own.
 test-kafka-tls:
 	infra/services/with-kafka.sh cargo test --features kafka-tls --workspace --test it -- by_tls --nocapture
+
+# The manifests of infra/kubernetes as the API server would take them: decoded strictly, defaulted and validated by its own
+# code, and held to the Pod Security Standard "restricted". Needs Go; the first build takes minutes.
+check-kubernetes:
+	cd infra/kubernetes/check && go vet . && go run . ../example
 
 lint:
 	cargo fmt --all -- --check
