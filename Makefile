@@ -1,6 +1,6 @@
 # What people and CI type. Everything runs with cargo alone.
 
-.PHONY: demo test test-services test-kafka-tls test-ballista lint bench bench-services soak soak-services grammar fuzz real-data corpus-duckdb
+.PHONY: demo test test-services test-kafka-tls test-ballista check-kubernetes lint bench bench-services soak soak-services grammar fuzz real-data corpus-duckdb
 
 # The whole platform on generated events: builds, then serves the page until Ctrl-C. Without the clouds, which only a
 # longer build has.
@@ -26,6 +26,11 @@ test-kafka-tls:
 # Batch runs on Ballista, with a kill in the midst: a build of its own with many more crates. Ports 21000 to 21999 of 127.0.0.1.
 test-ballista:
 	cargo test -p foldline -p foldline-batch-layer --features foldline/ballista --lib --test it -- ballista --nocapture
+
+# The manifests of infra/kubernetes as the API server would take them: decoded strictly, defaulted and validated by its own
+# code, and held to the Pod Security Standard "restricted". Needs Go; the first build takes minutes.
+check-kubernetes:
+	cd infra/kubernetes/check && go vet . && go run . ../example
 
 lint:
 	cargo fmt --all -- --check

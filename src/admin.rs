@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
+use foldline_batch_layer::scheduler::{Loaded, Outcome, Run, RunState};
 use foldline_batch_layer::{Generation, GenerationError, GenerationNumber, RunKind};
 use foldline_event_log::{DeadLetter, Offset, RecordTime, TopicPartition};
 use foldline_serving_layer::coverage::rfc3339_millis;
@@ -174,9 +175,11 @@ async fn run_batch(State(core): State<Shared>, Json(request): Json<RunRequest>) 
         done["files"] = json!(report.files);
         done["elapsed_ms"] = json!(report.elapsed_ms);
         done["complaint"] = json!(batch_runs::complaint(&report));
-        // No part of the run: what it meets is told, and tried again while foldline runs.
         if let Some(warehouse) = &core.warehouse {
-            drop(warehouse.load(&core, Thoroughness::Behind, &|_| {}).await);
+            // Who stays loads by itself, again and again until it works; behind a command alone nobody would.
+            if !core.stays {
+                drop(warehouse.load(&core, Thoroughness::Behind, &|_| {}).await);
+            }
             done["warehouse"] = json!(warehouse.status());
         }
         Ok(done)
@@ -228,8 +231,20 @@ async fn verify_warehouse(
     }))
 }
 
+/// What became of the load behind a run.
+fn loads_of(run: &Run, loads: &BTreeMap<u64, Loaded>) -> Option<String> {
+    let RunState::Finished(Outcome::Published(generation)) = &run.state else {
+        return None;
+    };
+    loads.get(generation).map(|load| match &load.error {
+        None => "loaded".to_owned(),
+        Some(error) => format!("not loaded: {error}"),
+    })
+}
+
 async fn history(State(core): State<Shared>) -> Result<Json<Value>, Refused> {
     let runs = core.runs.history(LISTED_MAX).await?;
+    let loads = core.ledger.loads(LISTED_MAX).await?;
     let rows = runs.iter().map(|run| {
         json!({
             "started": rfc3339_millis(run.started.started_ms),
@@ -237,6 +252,7 @@ async fn history(State(core): State<Shared>) -> Result<Json<Value>, Refused> {
             "caught_up": run.started.skipped,
             "finished": run.finished_ms.and_then(rfc3339_millis),
             "state": run.state,
+            "warehouse": loads_of(run, &loads),
         })
     });
     Ok(Json(rows.collect()))

@@ -47,7 +47,7 @@ struct BatchHistory {
     format: Format,
 }
 
-const HISTORY_COLUMNS: [&str; 5] = ["started", "scheduled", "caught_up", "finished", "state"];
+const HISTORY_COLUMNS: [&str; 6] = ["started", "scheduled", "caught_up", "finished", "state", "warehouse"];
 const RUN_COLUMNS: [&str; 8] = [
     "generation",
     "published_now",
@@ -97,7 +97,7 @@ impl BatchRun {
         output::print(&RUN_COLUMNS, &rows, self.format);
         let warehouse = rows.iter().find_map(|row| row.get("warehouse")?["error"].as_str());
         if let Some(error) = warehouse {
-            eprintln!("the warehouse does not hold this generation: {error}");
+            eprintln!("the warehouse is behind: {error}");
         }
         let complaint = rows.iter().find_map(|row| row.get("complaint")?.as_str());
         match complaint {

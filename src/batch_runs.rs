@@ -15,6 +15,7 @@ use foldline_speed_layer::SpeedLayer;
 
 use crate::cluster::Cluster;
 use crate::failure::{self, Failure};
+use crate::turns::Turns;
 
 /// A search for a kept tick looks back at most this far: the coarsest boundaries are 4096 ticks apart.
 const TICKS_LOOKED_BACK: i64 = 4_096;
@@ -40,6 +41,8 @@ pub(crate) struct BatchParts {
     pub(crate) speed: Option<SpeedLayer>,
     /// Topics of the catalog's streams.
     pub(crate) topics: Vec<Topic>,
+    /// Shared with the loads of the warehouse.
+    pub(crate) turns: Arc<Turns>,
 }
 
 /// Starts runs, one at a time.
@@ -235,6 +238,7 @@ impl BatchRuns {
             }
             topics.push((topic.clone(), complete_to));
         }
+        let _turn = self.parts.turns.run().await;
         Ok(self.parts.recompute.run(kind, tick, &topics, progress).await?)
     }
 

@@ -317,9 +317,11 @@ pub(crate) struct Warehouse {
     pub(crate) request_ms: u64,
     /// Views, with commas, that become tables. Default empty: all.
     pub(crate) views: String,
+    /// Streams, with commas, whose archived events become tables. Default empty: none.
+    pub(crate) events: String,
     /// How long a day stays: `3 days`, `48 hours` or `none`. Default `none`.
     pub(crate) expire: String,
-    /// The same by view: `view: 3 days, other: none`. Default none.
+    /// The same by view or stream: `view: 3 days, other: none`. Default none.
     pub(crate) expire_of: String,
     /// By which column a table is divided by day, by view: `view: column, other: none`. Default none: see
     /// `docs/warehouse.md`.
@@ -420,6 +422,7 @@ impl Default for Settings {
                 credentials: String::new(),
                 request_ms: 300_000,
                 views: String::new(),
+                events: String::new(),
                 expire: "none".into(),
                 expire_of: String::new(),
                 day_of: String::new(),
@@ -444,6 +447,12 @@ impl Settings {
             ("", store) => Ok(format!("{}/warehouse", store.trim_end_matches('/'))),
             (url, _) => Ok(url.trim_end_matches('/').to_owned()),
         }
+    }
+
+    /// What a local warehouse is known as where it lies beside the data, and moves with them.
+    pub(crate) fn warehouse_key(&self) -> Option<&'static str> {
+        let beside = self.warehouse.kind == WarehouseKind::Local && self.warehouse.url.is_empty();
+        (beside && self.store.url.is_empty()).then_some("the folder warehouse of data_dir")
     }
 
     /// How long a store may take.

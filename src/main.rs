@@ -40,6 +40,7 @@ mod report;
 mod run;
 mod status;
 mod topics;
+mod turns;
 mod verify;
 mod warehouse;
 mod warehouse_command;

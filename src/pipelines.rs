@@ -63,7 +63,11 @@ fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let reading = || format!("cannot list {}", folder.display());
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(reading)? {
-        paths.push(entry.with_context(reading)?.path());
+        let entry = entry.with_context(reading)?;
+        // Where Kubernetes mounts a ConfigMap, the files are links into a hidden folder beside them.
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            paths.push(entry.path());
+        }
     }
     paths.sort();
     Ok(paths)

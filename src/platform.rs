@@ -38,6 +38,7 @@ use crate::failure::Failure;
 use crate::instance::Address;
 use crate::log::OpenLog;
 use crate::report::Report;
+use crate::turns::Turns;
 use crate::warehouse::WarehouseRuns;
 use crate::{admin, installation, maintenance, pipelines};
 
@@ -113,6 +114,8 @@ pub(crate) struct Core {
     pub(crate) ledger: Ledger,
     /// Where analysts read batch views, in a process with the role batch.
     pub(crate) warehouse: Option<WarehouseRuns>,
+    /// Whether what goes on by itself goes on here: batch runs by the schedule, and a load after each.
+    pub(crate) stays: bool,
     /// Told when a topic has more partitions than this foldline reads: it starts anew then.
     pub(crate) grown: tokio::sync::Notify,
     /// Held while the floors of the log are set: by releasing what no readable generation needs any more, and by a
@@ -442,6 +445,7 @@ impl Building {
             (None, Some(speed)) => Arc::new(speed.clone()),
             (None, None) => Arc::new(NoSpeed),
         };
+        let turns = Arc::new(Turns::default());
         let runs = BatchRuns::new(BatchParts {
             archiver: archiver.clone(),
             cluster: self.cluster.clone(),
@@ -452,11 +456,12 @@ impl Building {
             recompute,
             speed: speed.clone(),
             topics: topics.iter().map(|(_, topic, _)| topic.clone()).collect(),
+            turns: Arc::clone(&turns),
         });
         runs.retain();
         let serving = Arc::new(self.serving(&archive, &generations, &realtime, &topics));
         let warehouse = match self.roles.contains(&Role::Batch) {
-            true => WarehouseRuns::open(settings, &self.catalog, &store, &serving, &self.clock)?,
+            true => WarehouseRuns::open(settings, &self.catalog, &archive, &serving, &self.clock, turns)?,
             false => None,
         };
         let collector = self.roles.contains(&Role::Collect).then(|| {
@@ -483,6 +488,7 @@ impl Building {
             serving,
             ledger,
             warehouse,
+            stays: self.stays,
             floors: tokio::sync::Mutex::default(),
             grown: tokio::sync::Notify::new(),
             work: self.work,

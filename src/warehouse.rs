@@ -1,7 +1,8 @@
 //! Loads into the warehouse: after every publication by whoever leads batch runs, and by hand.
 //!
 //! A load is no part of its batch run: a warehouse that is away keeps nobody from publishing or answering. What it says is
-//! in the status and in the metrics, and it is tried again until it holds the current generation.
+//! in the status, in the metrics and beside the run in the history, and it is tried again until it holds the current
+//! generation. Loads and batch runs take turns ([`crate::turns`]), so that one at a time holds rows in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,19 +16,19 @@ use foldline_batch_layer::warehouse::{
     self, Difference, FinishedRows, LoadReport, Loader, LocalWarehouse, NoRows, TableOptions, Tables, Warehouse,
     parse_expiration,
 };
-use foldline_batch_layer::{Generation, GenerationNumber};
+use foldline_batch_layer::{Archive, Generation, GenerationNumber};
 use foldline_event_log::{Clock, with_causes};
 use foldline_serving_layer::coverage::rfc3339_millis;
 use foldline_serving_layer::merge::MergeError;
 use foldline_serving_layer::status::WarehouseStatus;
 use foldline_serving_layer::{QueryError, Serving};
 use foldline_sql::{Catalog, View};
-use object_store::ObjectStore;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Settings, WarehouseKind};
 use crate::failure::{self, Failure};
 use crate::platform::Core;
+use crate::turns::Turns;
 
 /// It is looked this often whether there is something to load.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -35,12 +36,17 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const AGAIN_FIRST: Duration = Duration::from_secs(5);
 const AGAIN_MAX: Duration = Duration::from_secs(600);
 
+/// The finished rows of a view may weigh this part of `batch.memory_bytes`: they are there as they were made, in the columns
+/// of the table, divided by day, and as files.
+const COPIES: usize = 4;
+
 /// Loads of this process, one at a time.
 #[derive(Debug)]
 pub(crate) struct WarehouseRuns {
     loader: Loader,
     rows: Rows,
     one_at_a_time: tokio::sync::Mutex<()>,
+    turns: Arc<Turns>,
     known: Mutex<Known>,
 }
 
@@ -91,30 +97,38 @@ impl FinishedRows for Rows {
     async fn rows(&self, view: &Arc<View>, generation: &Arc<Generation>) -> Result<Vec<RecordBatch>, NoRows> {
         let bytes = self.tables.bytes_of(view, generation);
         if bytes > self.bytes_max as u64 {
-            let bytes_max = self.bytes_max;
+            let most = self.most();
             return Err(NoRows::Failed(format!(
-                "what its rows are made of weighs {bytes} bytes; batch.memory_bytes is {bytes_max}"
+                "what its rows are made of weighs {bytes} bytes, more than {most}"
             )));
         }
         let rows = self.serving.whole(&view.name, generation.number, self.bytes_max).await;
         rows.map_err(|error| match error {
             QueryError::Merge(building @ MergeError::Building { .. }) => NoRows::Building(building.to_string()),
-            QueryError::TooLarge { what } => {
-                NoRows::Failed(format!("it has more than {what}, which is batch.memory_bytes"))
-            }
+            QueryError::TooLarge { .. } => NoRows::Failed(format!("its rows weigh more than {}", self.most())),
             other => NoRows::Failed(with_causes(&other)),
         })
     }
 }
 
+impl Rows {
+    fn most(&self) -> String {
+        let bytes_max = self.bytes_max;
+        format!(
+            "the {bytes_max} bytes that are one in {COPIES} of batch.memory_bytes: give it more, or choose views by warehouse.views"
+        )
+    }
+}
+
 impl WarehouseRuns {
-    /// The warehouse that the settings name, if any. Asks it nothing.
+    /// The warehouse that the settings name, if any. Asks it nothing. Its ledger lies in the store of `archive`.
     pub(crate) fn open(
         settings: &Settings,
         catalog: &Arc<Catalog>,
-        ledger: &Arc<dyn ObjectStore>,
+        archive: &Archive,
         serving: &Arc<Serving>,
         clock: &Arc<dyn Clock>,
+        turns: Arc<Turns>,
     ) -> anyhow::Result<Option<Self>> {
         let Some(warehouse) = warehouse(settings)? else {
             return Ok(None);
@@ -127,14 +141,20 @@ impl WarehouseRuns {
             catalog: Arc::clone(catalog),
             options,
         };
+        let store = archive.store();
+        let mut loader = Loader::new(warehouse, Arc::clone(store), tables.clone(), Arc::clone(clock));
+        if let Some(key) = settings.warehouse_key() {
+            loader = loader.known_as(Arc::clone(store), key);
+        }
         Ok(Some(Self {
-            loader: Loader::new(warehouse, Arc::clone(ledger), tables.clone(), Arc::clone(clock)),
+            loader: loader.with_archive(archive.clone()),
             rows: Rows {
                 serving: Arc::clone(serving),
                 tables,
-                bytes_max: settings.batch.memory_bytes,
+                bytes_max: settings.batch.memory_bytes / COPIES,
             },
             one_at_a_time: tokio::sync::Mutex::default(),
+            turns,
             known: Mutex::default(),
         }))
     }
@@ -147,10 +167,21 @@ impl WarehouseRuns {
         progress: &(dyn Fn(&str) + Send + Sync),
     ) -> anyhow::Result<Option<LoadReport>> {
         let _one_at_a_time = self.one_at_a_time.lock().await;
-        let Some(current) = core.generations.current() else {
-            return Ok(None);
+        let (current, outcome) = loop {
+            let Some(current) = core.generations.current() else {
+                return Ok(None);
+            };
+            let load = self.try_load(&current, thoroughness, progress);
+            match self.turns.load(load).await {
+                Some(outcome) => break (current, outcome),
+                // What is loaded stays so, and the rest is of the generation that the run publishes.
+                None => tracing::info!(
+                    generation = current.number.0,
+                    "a batch run came before the rest of a load"
+                ),
+            }
         };
-        let outcome = self.try_load(&current, thoroughness, progress).await;
+        self.record(core, &current, &outcome).await;
         let mut known = self.known();
         known.error = match &outcome {
             Err(error) => Some(failure::sentence(error)),
@@ -171,6 +202,19 @@ impl WarehouseRuns {
             known.tally.elapsed_ms += report.elapsed_ms;
         }
         outcome
+    }
+
+    /// Beside the runs. It is told in the status, too: what cannot be recorded now is no failure of the load.
+    async fn record(&self, core: &Core, current: &Generation, outcome: &anyhow::Result<Option<LoadReport>>) {
+        let error = match outcome {
+            Ok(None) => return,
+            Ok(Some(report)) => report.complaint(),
+            Err(error) => Some(failure::sentence(error)),
+        };
+        let recorded = core.ledger.load_ended(current.number.0, error, core.clock.now_ms());
+        if let Err(error) = recorded.await {
+            tracing::warn!(error = with_causes(&error), "what became of a load was not recorded");
+        }
     }
 
     async fn try_load(
@@ -286,9 +330,13 @@ fn options(settings: &Settings) -> anyhow::Result<TableOptions> {
         expire_of.insert(view, expiration(&text)?);
     }
     let day_of = pairs("warehouse.day_of", &said.day_of)?.into_iter();
-    let views = said.views.split(',').map(str::trim).filter(|view| !view.is_empty());
+    let names = |text: &str| -> BTreeSet<String> {
+        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+        names.map(str::to_owned).collect()
+    };
     Ok(TableOptions {
-        views: views.map(str::to_owned).collect::<BTreeSet<_>>(),
+        views: names(&said.views),
+        events: names(&said.events),
         expire_ms: expiration(&said.expire)?,
         expire_of,
         day_of: day_of

@@ -13,11 +13,12 @@
 //! at the origin. A gap or overlap in the chain is an error, never fewer rows.
 //!
 //! `path` names things, `encode` turns judged rows into files, `publish` writes them and their commit, `cut` finds the
-//! offset that belongs to a tick, `rows` reads back (`later` what was declared later), `audit` proves that every offset is there once.
+//! offset that belongs to a tick, `dates` tells what there is of each date, `rows` reads back (`later` what was declared later), `audit` proves that every offset is there once.
 
 mod audit;
 mod carry;
 mod cut;
+mod dates;
 mod encode;
 mod later;
 pub mod path;
@@ -36,6 +37,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use audit::{AuditFinding, AuditReport, PartitionAudit};
+pub use dates::DateRows;
 
 use crate::store::{self, Created, Record, StoreError};
 

@@ -26,7 +26,7 @@ use foldline_event_log::{Clock, ManualClock, SystemClock};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use ledger::RUNS_KEPT;
-pub use ledger::{Ledger, LedgerError, Outcome, Run, RunState, Started};
+pub use ledger::{Ledger, LedgerError, Loaded, Outcome, Run, RunState, Started};
 pub use schedule::{Schedule, ScheduleError};
 
 /// A waiting scheduler looks at the clock at least this often: clocks step, and machines sleep.

@@ -11,12 +11,15 @@
 //! other days too. A [`Warehouse`] knows nothing of that: it replaces slices under names that are used once. [`load`]
 //! decides what is replaced, [`verify`] reads it back and compares.
 //!
+//! Archived events become tables by the same steps ([`events`]): there the commits of the archive say what a day holds.
+//!
 //! Worked example: generation 6 is loaded, 30 days. One late event changes May 3rd; its session ended on May 4th. At
 //! generation 7 the hashes of May 3rd and 4th and of the new day differ: three loads, and one of `_foldline`.
 
 #[cfg(feature = "cloud")]
 mod bigquery;
 pub mod contract;
+mod events;
 mod file;
 pub mod ledger;
 mod load;
@@ -30,9 +33,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -41,7 +47,7 @@ pub use bigquery::{BigQuery, BigQuerySettings};
 pub use load::{FinishedRows, LoadReport, Loader, NoRows, TableReport};
 pub use local::LocalWarehouse;
 pub use memory::MemoryWarehouse;
-pub use shape::{hash_of, shaped, shaped_schema};
+pub use shape::{RowsHash, hash_of, shaped, shaped_schema};
 pub use tables::{TableOptions, Tables};
 pub use verify::{Difference, verify};
 
@@ -158,6 +164,8 @@ pub struct LoadName {
     pub slice: Slice,
     /// Which load of the table.
     pub number: LoadNumber,
+    /// The attempt that planned it: of two ledgers with the same past, one does not take the other's loads for its own.
+    pub plan: Uuid,
 }
 
 impl fmt::Display for LoadName {
@@ -234,6 +242,15 @@ pub enum WarehouseError {
         /// Whose it seems to be.
         found: String,
     },
+    /// The table is ours, and not as we left it.
+    #[error(
+        "table \"{table}\" is not as it was loaded: somebody changed it, or a foldline with a copy of this one's store loads \
+         here, too: give each a warehouse of its own, then run foldline warehouse load --full"
+    )]
+    Changed {
+        /// Table.
+        table: String,
+    },
     /// Rows that no warehouse takes.
     #[error("table \"{table}\" cannot be loaded: {reason}")]
     Unfit {
@@ -272,6 +289,25 @@ impl WarehouseError {
     }
 }
 
+/// The rows of a slice, in the columns of its table.
+pub trait SliceRows: Send + Sync {
+    /// How many they are.
+    fn count(&self) -> u64;
+
+    /// All of them, in batches. Asked again, they are the same.
+    fn batches(&self) -> BoxStream<'_, Result<RecordBatch, WarehouseError>>;
+}
+
+impl SliceRows for RecordBatch {
+    fn count(&self) -> u64 {
+        self.num_rows() as u64
+    }
+
+    fn batches(&self) -> BoxStream<'_, Result<RecordBatch, WarehouseError>> {
+        futures::stream::iter([Ok(self.clone())]).boxed()
+    }
+}
+
 /// Tables whose slices can be replaced.
 ///
 /// Every operation may be called again after an error, and from several processes at once.
@@ -299,7 +335,7 @@ pub trait Warehouse: fmt::Debug + Send + Sync {
     /// | settled without having happened | `Superseded` |
     ///
     /// A warehouse that cannot tell replaces the slice again, by the same rows.
-    async fn load(&self, table: &Table, name: &LoadName, rows: &RecordBatch) -> Result<(), WarehouseError>;
+    async fn load(&self, table: &Table, name: &LoadName, rows: &dyn SliceRows) -> Result<(), WarehouseError>;
 
     /// Ends the load `name` of whoever began it or is about to: when this returns it is done, or will never change
     /// anything (`Unknown` where that cannot be promised).
@@ -312,7 +348,16 @@ pub trait Warehouse: fmt::Debug + Send + Sync {
     async fn expire(&self, table: &Table, slices: &[Slice]) -> Result<(), WarehouseError>;
 
     /// The rows of a slice, in the columns of the table, in any order. None of a slice that never was.
-    async fn rows(&self, table: &Table, slice: Slice) -> Result<RecordBatch, WarehouseError>;
+    fn batches<'a>(&'a self, table: &'a Table, slice: Slice) -> BoxStream<'a, Result<RecordBatch, WarehouseError>>;
+
+    /// The same at once.
+    async fn rows(&self, table: &Table, slice: Slice) -> Result<RecordBatch, WarehouseError> {
+        let batches: Vec<RecordBatch> = self.batches(table, slice).try_collect().await?;
+        concat_batches(&table.schema, &batches).map_err(|error| WarehouseError::Damaged {
+            what: format!("{slice} of table \"{}\"", table.name),
+            reason: error.to_string(),
+        })
+    }
 
     /// The slices that have rows.
     async fn slices(&self, table: &Table) -> Result<Vec<Slice>, WarehouseError>;

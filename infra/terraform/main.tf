@@ -87,3 +87,11 @@ resource "google_bigquery_dataset_iam_member" "analysts" {
   role       = "roles/bigquery.dataViewer"
   member     = each.value
 }
+
+# The pods of infra/kubernetes, where they run on GKE: their account there is this one here.
+resource "google_service_account_iam_member" "pods" {
+  for_each           = var.pods
+  service_account_id = google_service_account.platform.name
+  role               = "roles/iam.workloadIdentityUser"
+  member             = "serviceAccount:${var.project}.svc.id.goog[${each.value}]"
+}

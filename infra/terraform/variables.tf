@@ -43,3 +43,9 @@ variable "soft_delete_days" {
   type        = number
   default     = 7
 }
+
+variable "pods" {
+  description = "Accounts in Kubernetes that are this one: foldline/foldline (namespace/account)"
+  type        = set(string)
+  default     = []
+}

@@ -113,3 +113,106 @@ fn containers_are_given_roles_that_there_are() {
         assert!(refused.contains("nowhere"), "{role}: {refused}");
     }
 }
+
+/// The files of `infra/kubernetes/base`, which every pod is made of.
+fn manifests() -> String {
+    let names = [
+        "account", "archive", "batch", "collect", "network", "pod", "serve", "speed",
+    ];
+    names
+        .map(|name| file(&format!("infra/kubernetes/base/{name}.yaml")))
+        .concat()
+}
+
+#[test]
+fn pods_are_given_settings_that_there_are() {
+    let files = manifests();
+    let variables = words(&files, "FOLDLINE__");
+    assert!(variables.len() > 7, "only {variables:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let settings = format!("{}/infra/kubernetes/example/foldline.toml", env!("CARGO_MANIFEST_DIR"));
+    let mut config = command(folder.path(), &["config", "--format", "csv", "--config", &settings]);
+    for variable in variables.iter().filter(|variable| !variable.contains("__KAFKA__")) {
+        // `{ name: X, value: "1" }`, or the value on the next line; others come from the pod: its address, its memory.
+        let said = files.split(&format!("name: {variable}")).nth(1).unwrap();
+        let said = said.split_once("value: ").filter(|(between, _)| between.len() < 30);
+        let value = said.map(|(_, rest)| rest.split(['\n', '}']).next().unwrap().trim().trim_matches('"'));
+        config.env(variable, value.unwrap_or("4294967296"));
+    }
+    let output = config.output().unwrap();
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for variable in variables.iter().filter(|variable| !variable.contains("__KAFKA__")) {
+        let origin = format!(",{variable}");
+        assert!(shown.lines().any(|line| line.ends_with(&origin)), "{variable}: {shown}");
+    }
+    assert!(shown.contains("log.brokers,kafka-bootstrap.kafka.svc:9092"), "{shown}");
+}
+
+#[test]
+fn pods_are_given_arguments_and_asked_for_paths_that_there_are() {
+    let files = manifests();
+    let folder = Folder::new();
+    let mut roles = BTreeSet::new();
+    for line in files.lines().filter_map(|line| line.trim().strip_prefix("args: [")) {
+        let arguments: Vec<&str> = line
+            .trim_end_matches(']')
+            .split(',')
+            .map(|word| word.trim().trim_matches('"'))
+            .collect();
+        let role = arguments.iter().position(|word| *word == "--role").unwrap();
+        roles.insert(arguments[role + 1].to_owned());
+        // It gets as far as to look for its settings; and with those, for its pipelines.
+        let refused = text(&foldline(folder.path(), &arguments).stderr);
+        assert!(
+            refused.contains("/etc/foldline/settings/foldline.toml"),
+            "{arguments:?}: {refused}"
+        );
+        let there: Vec<&str> = arguments
+            .iter()
+            .take_while(|word| **word != "--config")
+            .copied()
+            .collect();
+        let refused = text(&foldline(folder.path(), &[there.as_slice(), &["--pipelines", "nowhere"]].concat()).stderr);
+        assert!(refused.contains("nowhere"), "{there:?}: {refused}");
+    }
+    assert_eq!(
+        roles.iter().map(String::as_str).collect::<Vec<_>>(),
+        ["archive", "batch", "collect", "serve", "speed"]
+    );
+
+    folder.set("[batch]\nschedule = \"\"\n");
+    let running = folder.start().ready();
+    let asked: BTreeSet<&str> = files
+        .match_indices("httpGet: { path: ")
+        .map(|(at, found)| files[at + found.len()..].split(',').next().unwrap())
+        .collect();
+    assert_eq!(asked, BTreeSet::from(["/healthz", "/readyz"]));
+    for path in asked {
+        assert!(running.get(path).contains(" 200 "), "{path}");
+    }
+    running.terminate();
+}
+
+/// As Kubernetes mounts a ConfigMap: links into a hidden folder, which is a link, too.
+#[test]
+fn pipelines_of_a_config_map_are_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipelines = folder.path().join("pipelines");
+    let hidden = pipelines.join("..2026_03_01_10_00_00.1");
+    std::fs::create_dir_all(&hidden).unwrap();
+    std::os::unix::fs::symlink(hidden.file_name().unwrap(), pipelines.join("..data")).unwrap();
+    for name in ["streams.sql", "views.sql"] {
+        let example = file(&format!("infra/kubernetes/example/pipelines/{name}"));
+        std::fs::write(hidden.join(name), example).unwrap();
+        std::os::unix::fs::symlink(format!("..data/{name}"), pipelines.join(name)).unwrap();
+    }
+    let output = foldline(folder.path(), &["check", "pipelines"]);
+    assert!(
+        output.status.success(),
+        "{}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    assert!(text(&output.stdout).contains("page_days"), "{}", text(&output.stdout));
+}

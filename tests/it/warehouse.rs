@@ -108,7 +108,7 @@ fn a_batch_run_is_followed_by_its_load() {
             ("pages".into(), 1),
             ("page_days".into(), 3),
             ("days".into(), 3),
-            ("_foldline".into(), 0)
+            ("_foldline".into(), 1)
         ]
     );
     folder.ok(&["warehouse", "verify"]);
@@ -131,6 +131,9 @@ fn a_running_foldline_loads_what_it_publishes() {
     }
     folder.ok(&["warehouse", "load"]);
     folder.ok(&["warehouse", "verify"]);
+    let history = json(&folder.ok(&["batch", "history", "--format", "json"]));
+    let told = history.as_array().unwrap().iter().map(|run| &run["warehouse"]);
+    assert!(told.clone().any(|told| told == "loaded"), "{history}");
     let metrics = running.get("/metrics");
     assert!(metrics.contains("foldline_warehouse_complaint 0"), "{metrics}");
     assert!(
@@ -150,12 +153,17 @@ fn a_warehouse_that_is_away_is_told_and_fails_no_batch_run() {
     folder.import_visits();
     let run = folder.run(&["batch", "run"]);
     assert!(run.status.success(), "{}", text(&run.stderr));
+    let since = Instant::now();
+    while !running.get("/metrics").contains("foldline_warehouse_complaint 1") {
+        assert!(since.elapsed() < Duration::from_secs(60), "{}", running.get("/metrics"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let history = json(&folder.ok(&["batch", "history", "--format", "json"]));
+    let told = history[0]["warehouse"].as_str().unwrap();
     assert!(
-        text(&run.stderr).contains("the warehouse does not hold this generation"),
-        "{}",
-        text(&run.stderr)
+        told.starts_with("not loaded: ") && told.contains("Connection refused"),
+        "{history}"
     );
-    assert!(running.get("/metrics").contains("foldline_warehouse_complaint 1"));
     assert!(
         running.get("/v1/status").contains("Connection refused"),
         "{}",
@@ -170,6 +178,81 @@ fn a_warehouse_that_is_away_is_told_and_fails_no_batch_run() {
     assert!(files(&folder, "").is_empty());
 }
 
+/// A warehouse that takes every connection and answers nothing.
+#[test]
+fn a_warehouse_that_hangs_holds_up_no_batch_run() {
+    let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = Folder::new();
+    let place = hanging.local_addr().unwrap();
+    let hangs = format!(
+        "[warehouse]\nkind = \"bigquery\"\nproject = \"p\"\ndataset = \"d\"\nlocation = \"US\"\nendpoint = \"http://{place}\"\n"
+    );
+    folder.set(&format!("{QUICK}{hangs}"));
+    let running = folder.start().ready();
+    folder.import_visits();
+    let since = Instant::now();
+    folder.ok(&["batch", "run"]);
+    // Behind it the load begins, and hangs.
+    let (asking, _) = hanging.accept().unwrap();
+    assert!(since.elapsed() < Duration::from_secs(30), "{:?}", since.elapsed());
+    assert!(running.get("/readyz").contains(" 200 "));
+    drop(asking);
+    running.terminate();
+}
+
+#[test]
+fn a_warehouse_moves_with_its_data() {
+    let folder = Folder::new();
+    folder.import_visits();
+    folder.ok(&["batch", "run"]);
+    let moved = Folder::new();
+    std::fs::rename(folder.path().join("foldline-data"), moved.path().join("foldline-data")).unwrap();
+    moved.ok(&["warehouse", "verify"]);
+    let again = loaded(&moved.ok(&["warehouse", "load", "--format", "json"]));
+    assert!(again.iter().all(|(_, loaded)| *loaded == 0), "{again:?}");
+    let late = "{\"visit_id\":\"new\",\"page\":\"/0\",\"seconds\":1,\"at\":\"2026-03-02T23:00:00Z\"}\n";
+    write(moved.path(), "late.ndjson", late);
+    moved.ok(&["import", "late.ndjson", "--stream", "visits", "--wait"]);
+    moved.ok(&["batch", "run"]);
+    moved.ok(&["warehouse", "verify"]);
+}
+
+#[test]
+fn archived_events_are_tables_where_that_is_wanted() {
+    let folder = Folder::new();
+    folder.set(&format!("{QUICK}[warehouse]\nevents = \"visits\"\n"));
+    folder.import_visits();
+    folder.ok(&["batch", "run"]);
+    folder.ok(&["warehouse", "verify"]);
+    let days = files(&folder, "visits");
+    assert_eq!(days.len(), 3, "{days:?}");
+    let written = |files: &[PathBuf]| -> Vec<std::time::SystemTime> {
+        let times = files
+            .iter()
+            .map(|path| std::fs::metadata(path).unwrap().modified().unwrap());
+        times.collect()
+    };
+    let before = written(&days);
+    let late = "{\"visit_id\":\"new\",\"page\":\"/0\",\"seconds\":1,\"at\":\"2026-03-02T23:00:00Z\"}\n";
+    write(folder.path(), "late.ndjson", late);
+    folder.ok(&["import", "late.ndjson", "--stream", "visits", "--wait"]);
+    folder.ok(&["batch", "run"]);
+    folder.ok(&["warehouse", "verify"]);
+    let after = written(&files(&folder, "visits"));
+    let changed: Vec<bool> = before
+        .iter()
+        .zip(&after)
+        .map(|(before, after)| before != after)
+        .collect();
+    assert_eq!(changed, [false, true, false]);
+
+    std::fs::copy(&days[0], &days[2]).unwrap();
+    let told = folder.no(&["warehouse", "verify"]);
+    assert!(told.contains("visits: 2026-03-03: "), "{told}");
+    folder.ok(&["warehouse", "load", "--full"]);
+    folder.ok(&["warehouse", "verify"]);
+}
+
 #[test]
 fn settings_of_the_warehouse_name_what_there_is() {
     let folder = Folder::new();
@@ -178,6 +261,7 @@ fn settings_of_the_warehouse_name_what_there_is() {
             "views = \"pages, paegs\"",
             "there is no view \"paegs\"; there are: pages, page_days, days",
         ),
+        ("events = \"vists\"", "there is no stream \"vists\"; there are: visits"),
         (
             "day_of = \"page_days: page\"",
             "no column \"page\" of type DATE or TIMESTAMP",

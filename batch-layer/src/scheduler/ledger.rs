@@ -5,6 +5,8 @@
 //!      <scheduled ms>-<try>.started.json                    claim of a scheduled time, create-only
 //!      <scheduled ms>-<try>.finished.json                   how it ended, create-only
 //!      <started ms>-<attempt>.started.json, .finished.json  a run by hand
+//!      loads/<generation>.failed.json                       why its first load into the warehouse failed, if it did
+//!                        .loaded.json                       that the warehouse holds it
 //! ```
 //!
 //! A run that was started and never finished died (unless it is under way in this very process); its scheduled time may
@@ -26,6 +28,9 @@ const FOLDER: &str = "runs";
 const FIRST_START: &str = "runs/first_start.json";
 const STARTED: &str = ".started.json";
 const FINISHED: &str = ".finished.json";
+const LOADS: &str = "runs/loads";
+const LOADED: &str = "loaded.json";
+const FAILED: &str = "failed.json";
 /// Records read at the same time.
 const READS: usize = 16;
 /// Runs that are remembered.
@@ -117,7 +122,21 @@ struct FirstStart {
     at_ms: i64,
 }
 
-store::records!(Started, Finished, FirstStart);
+/// What became of the load of a generation into the warehouse.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Loaded {
+    /// Format of this record: 1.
+    pub version: u32,
+    /// Random id of the attempt that wrote it.
+    pub attempt: Uuid,
+    /// When, milliseconds since 1970.
+    pub at_ms: i64,
+    /// Why it failed, for the first time; `None`: the warehouse holds it.
+    pub error: Option<String>,
+}
+
+store::records!(Started, Finished, FirstStart, Loaded);
 
 /// The runs in a store. Cheap to clone; clones share what is under way.
 #[derive(Debug, Clone)]
@@ -234,6 +253,50 @@ impl Ledger {
         }
     }
 
+    /// Records what became of a load of `generation`: that it worked, or why it failed, of which the first reason stays.
+    pub async fn load_ended(&self, generation: u64, error: Option<String>, now_ms: i64) -> Result<(), LedgerError> {
+        let kind = if error.is_some() { FAILED } else { LOADED };
+        let ended = Loaded {
+            version: 1,
+            attempt: Uuid::new_v4(),
+            at_ms: now_ms,
+            error,
+        };
+        let path = Path::from(format!("{LOADS}/{generation:020}.{kind}"));
+        Ok(store::create_only(&*self.store, &path, &ended).await.map(drop)?)
+    }
+
+    /// What became of the loads of the newest `limit` generations of which that is recorded.
+    pub async fn loads(&self, limit: usize) -> Result<BTreeMap<u64, Loaded>, LedgerError> {
+        let newest = self.load_records().await?.into_iter().rev().take(limit);
+        let read = newest.map(|(generation, paths)| async move {
+            // "loaded" sorts behind "failed": the last word.
+            let Some(path) = paths.last() else {
+                return Ok::<_, LedgerError>(None);
+            };
+            match store::read_json::<Loaded>(&*self.store, path).await {
+                Ok(load) => Ok(Some((generation, load))),
+                Err(StoreError::Missing { .. }) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        });
+        let read = futures::stream::iter(read).buffered(READS).try_collect::<Vec<_>>();
+        Ok(read.await?.into_iter().flatten().collect())
+    }
+
+    /// The records of loads by generation, in order.
+    async fn load_records(&self) -> Result<BTreeMap<u64, Vec<Path>>, LedgerError> {
+        let mut found: BTreeMap<u64, Vec<Path>> = BTreeMap::new();
+        for object in store::list(&*self.store, &Path::from(LOADS)).await? {
+            let name = object.location.filename().and_then(|name| name.split_once('.'));
+            if let Some(generation) = name.and_then(|(generation, _)| generation.parse().ok()) {
+                found.entry(generation).or_default().push(object.location);
+            }
+        }
+        found.values_mut().for_each(|paths| paths.sort_unstable());
+        Ok(found)
+    }
+
     /// The newest `limit` runs, newest first.
     pub async fn history(&self, limit: usize) -> Result<Vec<Run>, LedgerError> {
         let stems: Vec<(String, bool)> = self.stems().await?.into_iter().rev().take(limit).collect();
@@ -248,30 +311,37 @@ impl Ledger {
     /// Forgets all but the newest `keep` runs; returns how many objects that removed. The newest scheduled run that
     /// ended by itself is never forgotten: catch-up begins there.
     pub async fn prune(&self, keep: usize) -> Result<u64, LedgerError> {
+        let mut removed = 0;
+        for path in self.load_records().await?.into_values().rev().skip(keep).flatten() {
+            removed += self.delete(&path).await?;
+        }
         let stems = self.stems().await?;
         let Some(excess) = stems.len().checked_sub(keep).filter(|&excess| excess > 0) else {
-            return Ok(0);
+            return Ok(removed);
         };
         let newest_ended = self.newest_ended().await?.map(|newest| format!("{newest:020}-"));
-        let mut removed = 0;
         for (stem, finished) in stems.into_iter().take(excess) {
             if newest_ended.as_ref().is_some_and(|newest| stem.starts_with(newest)) {
                 continue;
             }
             // The claim goes last: the runs are listed by their claims, so nothing is left behind by a crash.
             for ending in [finished.then_some(FINISHED), Some(STARTED)].into_iter().flatten() {
-                let path = path(&stem, ending);
-                match self.store.delete(&path).await {
-                    Ok(()) => removed += 1,
-                    Err(object_store::Error::NotFound { .. }) => {}
-                    Err(source) => {
-                        let attempt = format!("deleting {path}");
-                        return Err(StoreError::Failed { attempt, source }.into());
-                    }
-                }
+                removed += self.delete(&path(&stem, ending)).await?;
             }
         }
         Ok(removed)
+    }
+
+    /// How many objects that removed: one, or none.
+    async fn delete(&self, path: &Path) -> Result<u64, LedgerError> {
+        match self.store.delete(path).await {
+            Ok(()) => Ok(1),
+            Err(object_store::Error::NotFound { .. }) => Ok(0),
+            Err(source) => {
+                let attempt = format!("deleting {path}");
+                Err(StoreError::Failed { attempt, source }.into())
+            }
+        }
     }
 
     async fn start(&self, started: Started) -> Result<Option<Started>, LedgerError> {

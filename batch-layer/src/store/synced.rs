@@ -9,6 +9,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
 use uuid::Uuid;
 
@@ -86,15 +87,21 @@ impl ObjectStore for SyncedFiles {
         })
     }
 
+    /// Replaces what is there once it is complete. Nothing that must be create-only is put in parts.
     async fn put_multipart_opts(
         &self,
-        _location: &Path,
+        location: &Path,
         _opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        Err(Error::NotImplemented {
-            operation: "multipart uploads, which are not create-only everywhere".to_owned(),
-            implementer: self.to_string(),
-        })
+        let staged = self.folders.staged();
+        let file = File::create_new(&staged).map_err(failed)?;
+        Ok(Box::new(Parts {
+            folders: Arc::clone(&self.folders),
+            target: self.files.path_to_filesystem(location)?,
+            staged,
+            file: Arc::new(file),
+            bytes: 0,
+        }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -134,12 +141,69 @@ impl ObjectStore for SyncedFiles {
     }
 }
 
+/// A file that is put in parts; without `complete` it goes.
+#[derive(Debug)]
+struct Parts {
+    folders: Arc<Folders>,
+    target: PathBuf,
+    staged: PathBuf,
+    file: Arc<File>,
+    /// Of all parts so far: where the next one begins.
+    bytes: u64,
+}
+
+#[async_trait]
+impl MultipartUpload for Parts {
+    fn put_part(&mut self, part: PutPayload) -> UploadPart {
+        let (file, mut at) = (Arc::clone(&self.file), self.bytes);
+        self.bytes += part.content_length() as u64;
+        Box::pin(async move {
+            let written = tokio::task::spawn_blocking(move || {
+                part.iter().try_for_each(|bytes| {
+                    file.write_all_at(bytes, at)?;
+                    at += bytes.len() as u64;
+                    Ok(())
+                })
+            });
+            written.await?.map_err(failed)
+        })
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let (folders, file) = (Arc::clone(&self.folders), Arc::clone(&self.file));
+        let (staged, target) = (self.staged.clone(), self.target.clone());
+        let published = tokio::task::spawn_blocking(move || {
+            file.sync_all()?;
+            folders.publish(&staged, &target, &PutMode::Overwrite)
+        });
+        published.await?.map_err(failed)?;
+        Ok(PutResult {
+            e_tag: None,
+            version: None,
+        })
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        std::fs::remove_file(&self.staged).map_err(failed)
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        // Gone where it was completed; left behind, it is removed at a later start.
+        let _ = std::fs::remove_file(&self.staged);
+    }
+}
+
 impl Folders {
-    fn put(&self, target: &FilePath, payload: &PutPayload, mode: &PutMode) -> Result<()> {
-        let staged = self
-            .root
+    fn staged(&self) -> PathBuf {
+        self.root
             .join(STAGING)
-            .join(format!("put#{}", Uuid::new_v4().as_u128()));
+            .join(format!("put#{}", Uuid::new_v4().as_u128()))
+    }
+
+    fn put(&self, target: &FilePath, payload: &PutPayload, mode: &PutMode) -> Result<()> {
+        let staged = self.staged();
         let published = stage(&staged, payload).and_then(|()| self.publish(&staged, target, mode));
         if !(published.is_ok() && matches!(mode, PutMode::Overwrite)) {
             // Left behind, it is removed at a later start.

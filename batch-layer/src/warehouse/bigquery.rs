@@ -1,7 +1,7 @@
 //! BigQuery as a warehouse: one load job for each slice, through its REST API.
 //!
 //! ```text
-//! view page_days, May 1st, generation 7  ─►  job foldline-3f2a91c0-page_days-20240501-7-0-1
+//! view page_days, May 1st, generation 7  ─►  job foldline-3f2a91c0-page_days-1b7e-20240501-7-0-9d04b2f5-1
 //!                                            table page_days$20240501, WRITE_TRUNCATE: replaces that partition
 //! ```
 //!
@@ -23,6 +23,8 @@
 //! Sources: <https://cloud.google.com/bigquery/docs/running-jobs> (client-made ids, DONE does not mean success),
 //! <https://cloud.google.com/bigquery/docs/reference/rest/v2/Job> (actions happen as one atomic update upon completion),
 //! <https://cloud.google.com/bigquery/docs/managing-partitioned-table-data> (partition decorators),
+//! <https://cloud.google.com/bigquery/docs/reference/rest/v2/Job#JobConfigurationLoad> (what a load may ask for),
+//! <https://cloud.google.com/bigquery/docs/reference/api-uploads> (files in one request, and in pieces),
 //! <https://cloud.google.com/bigquery/docs/error-messages> (reasons and statuses).
 
 mod rest;
@@ -33,12 +35,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
 use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{LoadName, Prepared, Settled, Slice, Table, Warehouse, WarehouseError, file};
+use super::file::Encoder;
+use super::{LoadName, Prepared, Settled, Slice, SliceRows, Table, Warehouse, WarehouseError};
 use rest::{Answer, Rest};
 
 /// Attempts of one load that are begun by one call.
@@ -199,34 +203,65 @@ impl BigQuery {
     }
 
     /// Inserts the job `id` that replaces `slice`.
-    async fn insert(&self, table: &Table, slice: Slice, id: &str, rows: &RecordBatch) -> Answer {
+    async fn insert(
+        &self,
+        table: &Table,
+        slice: Slice,
+        id: &str,
+        rows: &dyn SliceRows,
+    ) -> Result<Answer, WarehouseError> {
         let attempt = format!("inserting job {id}");
-        let rows = match schema::renamed(table, rows) {
-            Ok(rows) => rows,
-            Err(error) => return Answer::unfit(&table.name, &error.to_string()),
+        let unfit = |reason: String| WarehouseError::Unfit {
+            table: table.name.clone(),
+            reason,
         };
-        let file = match file::write(&rows) {
-            Ok(file) => file,
-            Err(error) => return Answer::unfit(&table.name, &error.to_string()),
-        };
+        let job = json!({
+            "jobReference": self.job_reference(id),
+            "configuration": {
+                "load": self.load_of(table, slice),
+                "labels": { OWNER: table.owner.simple().to_string() },
+            },
+        });
+        let renamed = |rows: &RecordBatch| schema::renamed(table, rows).map_err(|error| unfit(error.to_string()));
+        let none = renamed(&RecordBatch::new_empty(Arc::clone(&table.schema)))?;
+        let mut encoder = Encoder::new(none.schema_ref()).map_err(|error| unfit(error.to_string()))?;
+        let mut upload = self.rest.upload(&job, &attempt);
+        let mut batches = rows.batches();
+        while let Some(batch) = batches.next().await {
+            let batch = renamed(&batch?)?;
+            encoder.write(&batch).map_err(|error| unfit(error.to_string()))?;
+            if let Err(answer) = upload.add(&encoder.take()).await {
+                return Ok(answer);
+            }
+        }
+        let rest = encoder.finish().map_err(|error| unfit(error.to_string()))?;
+        Ok(match upload.add(&rest).await {
+            Ok(()) => upload.end().await,
+            Err(answer) => answer,
+        })
+    }
+
+    /// What the job is told: to replace the slice of a table that is there, by columns as they are written down here. A
+    /// partition goes by what its table has; of a table that is replaced whole, the clustering is said again.
+    fn load_of(&self, table: &Table, slice: Slice) -> Value {
         let mut load = json!({
             "destinationTable": self.reference(&schema::slice_id(&table.name, slice)),
             "sourceFormat": "PARQUET",
             "writeDisposition": "WRITE_TRUNCATE",
-            "createDisposition": "CREATE_IF_NEEDED",
+            // Made by the job, it would carry no label: nobody's table.
+            "createDisposition": "CREATE_NEVER",
+            // Without it every decimal is taken for NUMERIC, whatever the schema says.
+            "decimalTargetTypes": ["NUMERIC", "BIGNUMERIC"],
+            // Arrays stay records of a repeated `list`, which know NULL.
+            "parquetOptions": { "enableListInference": false },
             "schema": { "fields": schema::fields(table) },
         });
-        let described = self.described(table);
-        for key in ["timePartitioning", "clustering"] {
-            if let Some(said) = described.get(key) {
-                load[key] = said.clone();
-            }
+        if slice == Slice::Whole
+            && let Some(clustering) = self.described(table).get("clustering")
+        {
+            load["clustering"] = clustering.clone();
         }
-        let job = json!({
-            "jobReference": self.job_reference(id),
-            "configuration": { "load": load, "labels": { OWNER: table.owner.simple().to_string() } },
-        });
-        self.rest.upload(&job, file, &attempt).await
+        load
     }
 
     /// Uses the id up, so that no job of that name can come.
@@ -247,8 +282,6 @@ impl BigQuery {
         if !self.settings.location.is_empty() {
             body["location"] = json!(self.settings.location);
         }
-        body["jobReference"] = self.job_reference(&format!("foldline-{}", uuid::Uuid::new_v4()));
-        body["requestId"] = json!(uuid::Uuid::new_v4().to_string());
         let answer = self.rest.post("queries", &body, attempt).await.done()?;
         let unclear = |reason: &str| WarehouseError::Unclear {
             attempt: attempt.to_owned(),
@@ -288,10 +321,12 @@ fn job_id(name: &LoadName, attempt: u32) -> String {
     let hash: String = hash[..4].iter().map(|byte| format!("{byte:02x}")).collect();
     let slice = schema::slice_suffix(name.slice).unwrap_or_else(|| "all".to_owned());
     let (generation, again) = (name.number.generation.0, name.number.again);
+    let plan = name.plan.simple().to_string();
     let short: String = table.chars().take(200).collect();
     format!(
-        "foldline-{}-{short}-{hash}-{slice}-{generation}-{again}-{attempt}",
-        &owner[..8]
+        "foldline-{}-{short}-{hash}-{slice}-{generation}-{again}-{}-{attempt}",
+        &owner[..8],
+        &plan[..8]
     )
 }
 
@@ -343,7 +378,7 @@ impl Warehouse for BigQuery {
         Ok(Prepared::There)
     }
 
-    async fn load(&self, table: &Table, name: &LoadName, rows: &RecordBatch) -> Result<(), WarehouseError> {
+    async fn load(&self, table: &Table, name: &LoadName, rows: &dyn SliceRows) -> Result<(), WarehouseError> {
         let mut begun = 0;
         for number in 1..=ATTEMPTS_MAX {
             let id = job_id(name, number);
@@ -354,7 +389,7 @@ impl Warehouse for BigQuery {
                     break;
                 }
                 begun += 1;
-                let answer = self.insert(table, name.slice, &id, rows).await;
+                let answer = self.insert(table, name.slice, &id, rows).await?;
                 fate = match answer.job() {
                     Some(job) => fate_of(job),
                     None if answer.taken() => Fate::Running,
@@ -436,39 +471,13 @@ impl Warehouse for BigQuery {
         Ok(())
     }
 
-    async fn rows(&self, table: &Table, slice: Slice) -> Result<RecordBatch, WarehouseError> {
-        let attempt = format!("reading {slice} of table \"{}\"", table.name);
-        let path = format!("{}/data", self.table_path(&schema::slice_id(&table.name, slice)));
-        let mut batches = Vec::new();
-        let mut page: Option<String> = None;
-        loop {
-            let mut asked = vec![
-                ("maxResults", PAGE_ROWS.to_string()),
-                ("formatOptions.useInt64Timestamp", "true".to_owned()),
-            ];
-            asked.extend(page.take().map(|token| ("pageToken", token)));
-            let Some(answer) = self.rest.get(&path, &asked).await.or_missing(&attempt)? else {
-                break;
-            };
-            let none = Vec::new();
-            let found = answer["rows"].as_array().unwrap_or(&none);
-            let batch = rows::batch(found, &table.schema).map_err(|reason| WarehouseError::Damaged {
-                what: format!("{slice} of table \"{}\"", table.name),
-                reason,
-            })?;
-            batches.push(batch);
-            page = answer["pageToken"]
-                .as_str()
-                .filter(|token| !token.is_empty())
-                .map(str::to_owned);
-            if page.is_none() {
-                break;
-            }
-        }
-        concat_batches(&table.schema, &batches).map_err(|error| WarehouseError::Damaged {
-            what: format!("{slice} of table \"{}\"", table.name),
-            reason: error.to_string(),
+    fn batches<'a>(&'a self, table: &'a Table, slice: Slice) -> BoxStream<'a, Result<RecordBatch, WarehouseError>> {
+        let first = Some(String::new());
+        futures::stream::try_unfold(first, move |page| async move {
+            let Some(page) = page else { return Ok(None) };
+            self.page(table, slice, page).await
         })
+        .boxed()
     }
 
     async fn slices(&self, table: &Table) -> Result<Vec<Slice>, WarehouseError> {
@@ -503,6 +512,35 @@ impl Warehouse for BigQuery {
 }
 
 impl BigQuery {
+    /// The rows of one page, and the next one.
+    async fn page(
+        &self,
+        table: &Table,
+        slice: Slice,
+        page: String,
+    ) -> Result<Option<(RecordBatch, Option<String>)>, WarehouseError> {
+        let attempt = format!("reading {slice} of table \"{}\"", table.name);
+        let path = format!("{}/data", self.table_path(&schema::slice_id(&table.name, slice)));
+        let mut asked = vec![
+            ("maxResults", PAGE_ROWS.to_string()),
+            ("formatOptions.useInt64Timestamp", "true".to_owned()),
+        ];
+        if !page.is_empty() {
+            asked.push(("pageToken", page));
+        }
+        let Some(answer) = self.rest.get(&path, &asked).await.or_missing(&attempt)? else {
+            return Ok(None);
+        };
+        let none = Vec::new();
+        let found = answer["rows"].as_array().unwrap_or(&none);
+        let batch = rows::batch(found, &table.schema).map_err(|reason| WarehouseError::Damaged {
+            what: format!("{slice} of table \"{}\"", table.name),
+            reason,
+        })?;
+        let next = answer["pageToken"].as_str().filter(|token| !token.is_empty());
+        Ok(Some((batch, next.map(str::to_owned))))
+    }
+
     /// As a [`Warehouse`].
     pub fn shared(self) -> Arc<dyn Warehouse> {
         Arc::new(self)

@@ -60,6 +60,7 @@ fn name(table: &Table, slice: Slice, generation: u64) -> LoadName {
             generation: GenerationNumber(generation),
             again: 0,
         },
+        plan: Uuid::from_u128(generation.into()),
     }
 }
 

@@ -1,13 +1,14 @@
 //! What is loaded, and what somebody set out to load: records in the object store, create-only.
 //!
 //! ```text
-//! loads/<warehouse>/owner.json                         whose tables these are
+//! loads/<warehouse>/owner.json                         whose tables these are: made once, here, and so it moves with the store
 //! loads/<warehouse>/<table>/<generation>-<again>.plan  which slices a load replaces, written before it begins
 //!                                               .done  what the table holds now, written when it has ended
 //! ```
 //!
 //! A plan without `done` is of a load that goes on, or died: nothing else is loaded into its table before every one of its
-//! slices is settled. Whoever writes a plan looks for later ones *afterwards*: of two that meet, the one with the earlier
+//! slices is settled. A plan may say that the table is empty from now on: it is written *before* a table is made, or made
+//! anew, so that whoever comes next loads all of it. Whoever writes a plan looks for later ones *afterwards*: of two that meet, the one with the earlier
 //! number sees the other and gives up, or was seen by it and is settled.
 
 use std::collections::BTreeMap;
@@ -55,6 +56,9 @@ pub struct Plan {
     pub shape: String,
     /// What is replaced.
     pub jobs: Vec<Job>,
+    /// The table is made now, with nothing in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub emptied: bool,
 }
 
 /// A slice that is loaded.
@@ -102,7 +106,7 @@ store::records!(Plan, Done, Owner);
 pub struct LoadLedger {
     store: Arc<dyn ObjectStore>,
     folder: String,
-    place: String,
+    key: String,
 }
 
 /// The records of one table.
@@ -117,14 +121,15 @@ pub struct TableRecords {
 }
 
 impl LoadLedger {
-    /// The ledger in `store` of the warehouse at `place`.
-    pub fn new(store: Arc<dyn ObjectStore>, place: &str) -> Self {
-        let id = Sha256::digest(place.as_bytes());
+    /// The ledger in `store` of the warehouse that is known as `key`: its place, or where that moves with the store, what
+    /// stays the same.
+    pub fn new(store: Arc<dyn ObjectStore>, key: &str) -> Self {
+        let id = Sha256::digest(key.as_bytes());
         let id: String = id[..8].iter().map(|byte| format!("{byte:02x}")).collect();
         Self {
             store,
             folder: format!("{FOLDER}/{id}"),
-            place: place.to_owned(),
+            key: key.to_owned(),
         }
     }
 
@@ -139,7 +144,7 @@ impl LoadLedger {
         let mine = Owner {
             version: 1,
             attempt: Uuid::new_v4(),
-            place: self.place.clone(),
+            place: self.key.clone(),
         };
         Ok(match store::create_only(self.store.as_ref(), &path, &mine).await? {
             Created::Mine => mine.attempt,

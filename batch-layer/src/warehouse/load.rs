@@ -1,7 +1,9 @@
 //! One generation into a warehouse: what differs from the ledger, slice by slice, the marker last.
 //!
 //! ```text
+//! first:           _foldline ── as this foldline left it?
 //! for each table:  open plans of earlier loads ── settled (or this very plan: gone on with)
+//!                  not there, or of other columns ── a plan that says so ── made
 //!                  rows ── hashes ── differ from the ledger's ── plan written ── overtaken? ── slices loaded ── done
 //! then:            _foldline, by the same steps
 //! ```
@@ -18,7 +20,7 @@ use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use arrow::error::ArrowError;
 use async_trait::async_trait;
 use foldline_event_log::{Clock, Cut, with_causes};
-use foldline_sql::View;
+use foldline_sql::{Stream, View};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
@@ -29,9 +31,10 @@ use uuid::Uuid;
 use super::ledger::{Done, Job, LoadLedger, Loaded, Plan, TableRecords};
 use super::tables::{self, Tables};
 use super::{
-    LoadName, LoadNumber, MARKER, Prepared, Settled, Slice, Table, Warehouse, WarehouseError, hash_of, shaped,
+    LoadName, LoadNumber, MARKER, Prepared, Settled, Slice, SliceRows, Table, Warehouse, WarehouseError, events,
+    hash_of, shaped,
 };
-use crate::{Generation, GenerationNumber};
+use crate::{Archive, Generation, GenerationNumber, RunKind};
 
 /// Slices loaded at the same time.
 const AT_ONCE: usize = 4;
@@ -110,15 +113,24 @@ pub struct Loader {
     pub(super) ledger: LoadLedger,
     pub(super) tables: Tables,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) archive: Option<Archive>,
     first_retry: Duration,
 }
 
 /// A table with its rows.
 pub(super) struct Wanted {
     pub(super) table: Table,
-    /// The rows of each slice, and their hash.
-    pub(super) slices: BTreeMap<Slice, (RecordBatch, String)>,
-    made_of: Option<String>,
+    pub(super) slices: BTreeMap<Slice, Piece>,
+    pub(super) made_of: Option<String>,
+    /// Slices loaded at the same time.
+    pub(super) at_once: usize,
+}
+
+/// A slice as it should be.
+pub(super) struct Piece {
+    pub(super) rows: Arc<dyn SliceRows>,
+    /// Of the rows, or of what they are made of: where it is the same, so are the rows.
+    pub(super) hash: String,
 }
 
 impl Loader {
@@ -134,7 +146,24 @@ impl Loader {
             warehouse,
             tables,
             clock,
+            archive: None,
             first_retry: FIRST_RETRY,
+        }
+    }
+
+    /// With a ledger by another key than the place, where that moves with `store`.
+    pub fn known_as(self, store: Arc<dyn ObjectStore>, key: &str) -> Self {
+        Self {
+            ledger: LoadLedger::new(store, key),
+            ..self
+        }
+    }
+
+    /// With the archive that the streams of [`super::TableOptions::events`] are loaded from.
+    pub fn with_archive(self, archive: Archive) -> Self {
+        Self {
+            archive: Some(archive),
+            ..self
         }
     }
 
@@ -154,8 +183,9 @@ impl Loader {
     }
 
     /// Makes the tables hold `generation`: slices whose rows differ from what the ledger says, or with `full` all of
-    /// them. What fails of a table is told in the report, and the other tables are loaded all the same; then the marker
-    /// stays as it was. Another load of the same generation may go on at the same time.
+    /// them, and whatever else lies there is removed. What fails of a table is told in the report, and the other tables are
+    /// loaded all the same; then the marker stays as it was. Another load of the same generation may go on at the same time.
+    /// Dropped at any moment, the next load goes on from there.
     pub async fn load(
         &self,
         generation: &Arc<Generation>,
@@ -165,23 +195,29 @@ impl Loader {
     ) -> Result<LoadReport, WarehouseError> {
         let started_ms = self.clock.now_ms();
         let owner = self.ledger.owner().await?;
+        if !full {
+            self.refuse_changed(owner).await?;
+        }
         let mut reports = Vec::new();
-        let mut failed = false;
+        let mut keep = |name: &str, outcome: Result<TableReport, WarehouseError>| match outcome {
+            // Who came later loads the rest; what is away for one table is so for the next.
+            Err(error) if ends_all(&error) => Err(error),
+            outcome => {
+                reports.push(outcome.unwrap_or_else(|error| failure(name, &error)));
+                Ok(())
+            }
+        };
         for view in self.tables.views() {
             progress(&view.name);
-            let outcome = self.view(view, generation, rows, owner, full).await;
-            match outcome {
-                // Who came later loads the rest; what is away for one table is so for the next.
-                Err(error) if ends_all(&error) => return Err(error),
-                outcome => {
-                    failed |= outcome.is_err();
-                    reports.push(outcome.unwrap_or_else(|error| failure(&view.name, &error)));
-                }
-            }
+            keep(&view.name, self.view(view, generation, rows, owner, full).await)?;
         }
-        if !failed {
+        for stream in self.tables.streams() {
+            progress(&stream.name);
+            keep(&stream.name, self.events(stream, generation, owner, full).await)?;
+        }
+        if reports.iter().all(|table| table.error.is_none()) {
             progress(MARKER);
-            match self.mark(generation, owner).await {
+            match self.mark(generation, owner, full).await {
                 Err(error) if ends_all(&error) => return Err(error),
                 outcome => reports.push(outcome.unwrap_or_else(|error| failure(MARKER, &error))),
             }
@@ -205,7 +241,7 @@ impl Loader {
         let made_of = self.tables.made_of(view, generation);
         // What is loaded hangs on these, too.
         let made_of = made_of.map(|made_of| format!("{made_of} {:?} {:?}", table.day, table.expire_ms));
-        if !full && self.is_unchanged(&table, generation.number, made_of.as_deref()).await? {
+        if !full && self.is_unchanged(&table, generation, made_of.as_deref()).await? {
             return Ok(TableReport {
                 table: table.name,
                 ..TableReport::default()
@@ -223,20 +259,76 @@ impl Loader {
             }
             Err(NoRows::Failed(reason)) => return Err(unfit(&table, reason)),
         };
-        let wanted = wanted(table, &made, made_of).map_err(|error| unfit_arrow(&view.name, &error))?;
-        drop(made);
+        let wanted = wanted(table, made, made_of).map_err(|error| unfit_arrow(&view.name, &error))?;
         self.replace(wanted, generation.number, full).await
+    }
+
+    /// The archived events of `stream` below the cut of `generation`.
+    async fn events(
+        &self,
+        stream: &Arc<Stream>,
+        generation: &Arc<Generation>,
+        owner: Uuid,
+        full: bool,
+    ) -> Result<TableReport, WarehouseError> {
+        let wanted = events::wanted(self, stream, generation, owner).await?;
+        if !full
+            && self
+                .is_unchanged(&wanted.table, generation, wanted.made_of.as_deref())
+                .await?
+        {
+            return Ok(TableReport {
+                table: wanted.table.name,
+                ..TableReport::default()
+            });
+        }
+        self.replace(wanted, generation.number, full).await
+    }
+
+    /// Of two foldlines with copies of one store each would take the other's rows for what it loaded itself: so the marker
+    /// must be what this one wrote last, as far as that is known.
+    async fn refuse_changed(&self, owner: Uuid) -> Result<(), WarehouseError> {
+        loop {
+            let records = self.ledger.read(MARKER).await?;
+            let Some(done) = records.done.filter(|_| records.open.is_empty()) else {
+                return Ok(());
+            };
+            let table = marker_table(owner);
+            let left = done.slices.get(&Slice::Whole).and_then(|loaded| loaded.hash.as_ref());
+            let Some(left) = left.filter(|_| done.shape == table.shape()) else {
+                return Ok(());
+            };
+            if !self.tries(|| self.warehouse.exists(&table)).await? {
+                return Ok(());
+            }
+            let rows = self.tries(|| self.warehouse.rows(&table, Slice::Whole)).await?;
+            if hash_of(&rows).map_err(|error| unfit_arrow(MARKER, &error))? == *left {
+                return Ok(());
+            }
+            // Another process of this foldline may have loaded meanwhile.
+            if self.ledger.read(MARKER).await?.newest == Some(done.number) {
+                return Err(WarehouseError::Changed { table: table.name });
+            }
+        }
     }
 
     /// Whether `table` holds what it should already, as far as can be told without its rows.
     async fn is_unchanged(
         &self,
         table: &Table,
-        generation: GenerationNumber,
+        generation: &Generation,
         made_of: Option<&str>,
     ) -> Result<bool, WarehouseError> {
         let records = self.ledger.read(&table.name).await?;
-        overtaken(&records, table, generation)?;
+        overtaken(&records, table, generation.number)?;
+        // Of a rollback every table gets a record: without one, a load of what it takes back could still come.
+        if generation.kind == RunKind::Rollback
+            && records
+                .newest
+                .is_none_or(|newest| newest.generation != generation.number)
+        {
+            return Ok(false);
+        }
         let Some(done) = records.done.filter(|_| records.open.is_empty()) else {
             return Ok(false);
         };
@@ -250,33 +342,24 @@ impl Loader {
             && done.made_of.as_deref() == made_of
             && !done.slices.keys().any(|slice| table.expired(*slice, now_ms))
             // Removed by somebody: it is made again, and must be filled.
-            && self.tries(|| self.warehouse.exists(table)).await?
-            && self.tries(|| self.warehouse.prepare(table)).await? == Prepared::There)
+            && self.tries(|| self.warehouse.exists(table)).await?)
     }
 
     /// Loads the table that names what the others hold.
-    async fn mark(&self, generation: &Arc<Generation>, owner: Uuid) -> Result<TableReport, WarehouseError> {
+    async fn mark(&self, generation: &Arc<Generation>, owner: Uuid, full: bool) -> Result<TableReport, WarehouseError> {
+        let views = self.tables.views().map(|view| &view.name);
         let mut held = Vec::new();
-        for view in self.tables.views() {
-            if let Some(done) = self.ledger.read(&view.name).await?.done
+        for name in views.chain(self.tables.streams().map(|stream| &stream.name)) {
+            if let Some(done) = self.ledger.read(name).await?.done
                 && let Some(holds) = done.holds
             {
                 let rows: u64 = done.slices.values().map(|slice| slice.rows).sum();
-                held.push((view.name.clone(), holds, rows));
+                held.push((name.clone(), holds, rows));
             }
         }
         let rows = marker_rows(generation, &held).map_err(|error| unfit_arrow(MARKER, &error))?;
-        let table = Table {
-            name: MARKER.to_owned(),
-            description: "What the tables of foldline hold: written when all of them do".to_owned(),
-            schema: rows.schema(),
-            day: None,
-            cluster: Vec::new(),
-            expire_ms: None,
-            owner,
-        };
-        let wanted = wanted(table, &[rows], None).map_err(|error| unfit_arrow(MARKER, &error))?;
-        self.replace(wanted, generation.number, false).await
+        let wanted = wanted(marker_table(owner), vec![rows], None).map_err(|error| unfit_arrow(MARKER, &error))?;
+        self.replace(wanted, generation.number, full).await
     }
 
     /// Replaces what differs, in plans of bounded size.
@@ -294,14 +377,20 @@ impl Loader {
             slices: wanted.slices.len() as u64,
             ..TableReport::default()
         };
-        let mut forced: BTreeSet<Slice> = wanted.slices.keys().copied().filter(|_| full).collect();
-        let mut made = self.remake(&table, generation).await?;
+        self.make_ready(&table, generation).await?;
+        let mut forced: BTreeSet<Slice> = BTreeSet::new();
+        if full {
+            // Also what the ledger knows nothing of.
+            let there = self.tries(|| self.warehouse.slices(&table)).await?;
+            let there = there.into_iter().filter(|slice| !table.expired(*slice, now_ms));
+            forced.extend(wanted.slices.keys().copied().chain(there));
+        }
         for _ in 0..ROUNDS_MAX {
             let records = self.ledger.read(&table.name).await?;
             overtaken(&records, &table, generation)?;
             if let Some(plan) = records.open.first() {
                 let last = records.open.len() == 1 && plan.number.generation == generation;
-                if last && forced.is_empty() && !made && wanted.fits(plan) {
+                if last && forced.is_empty() && wanted.fits(plan) {
                     self.run(&wanted, plan, records.done.as_ref(), &mut report).await?;
                 } else {
                     self.settle(&table, records.done.as_ref(), plan).await?;
@@ -313,9 +402,6 @@ impl Loader {
                 .as_ref()
                 .map(|done| done.slices.clone())
                 .unwrap_or_default();
-            if made {
-                held.clear();
-            }
             let expired: Vec<Slice> = held
                 .keys()
                 .copied()
@@ -335,11 +421,8 @@ impl Loader {
                 return Ok(report);
             }
             let plan = Plan {
-                version: 1,
-                attempt: Uuid::new_v4(),
-                number: next(records.newest, generation),
-                shape: table.shape(),
                 jobs,
+                ..empty_plan(&table, &records, generation)
             };
             if !self.ledger.plan(&table.name, &plan).await? {
                 continue;
@@ -363,36 +446,59 @@ impl Loader {
             for job in &plan.jobs {
                 forced.remove(&job.slice);
             }
-            made = false;
             if last {
                 self.run_last(&wanted, &plan, &before, &mut report).await?;
                 return Ok(report);
             }
             self.run(&wanted, &plan, Some(&before), &mut report).await?;
         }
-        Err(WarehouseError::Unclear {
-            attempt: format!("loading table \"{}\"", table.name),
-            reason: "others load it again and again".to_owned(),
-        })
+        Err(others_load(&table))
     }
 
-    /// Prepares the table; where it has other columns than what is loaded, it is removed first. True: it is empty.
-    async fn remake(&self, table: &Table, generation: GenerationNumber) -> Result<bool, WarehouseError> {
-        let records = self.ledger.read(&table.name).await?;
-        overtaken(&records, table, generation)?;
-        let shapes = records.open.iter().map(|plan| &plan.shape);
-        let mut shapes = shapes.chain(records.done.iter().map(|done| &done.shape));
-        if shapes.any(|shape| *shape != table.shape()) {
-            for plan in &records.open {
-                self.settle(table, records.done.as_ref(), plan).await?;
+    /// Prepares the table; where it is not there, or has other columns than what is loaded, it is made anew. That it is
+    /// empty stands in the ledger before: whoever dies behind that leaves a table that the next load makes anew and fills.
+    async fn make_ready(&self, table: &Table, generation: GenerationNumber) -> Result<(), WarehouseError> {
+        let mut removed = false;
+        for _ in 0..ROUNDS_MAX {
+            let records = self.ledger.read(&table.name).await?;
+            overtaken(&records, table, generation)?;
+            let shapes = records.open.iter().map(|plan| &plan.shape);
+            let mut shapes = shapes.chain(records.done.iter().map(|done| &done.shape));
+            let reshaped = shapes.any(|shape| *shape != table.shape());
+            // Of an open plan that empties the table nobody knows how far it came.
+            let remove = removed || reshaped || records.open.iter().any(|plan| plan.emptied);
+            let there = self.tries(|| self.warehouse.exists(table)).await?;
+            if there && !remove && self.tries(|| self.warehouse.prepare(table)).await? == Prepared::There {
+                return Ok(());
             }
-            self.tries(|| self.warehouse.remove(table)).await?;
+            let plan = Plan {
+                emptied: true,
+                ..empty_plan(table, &records, generation)
+            };
+            let stands = |now: TableRecords| {
+                now.newest == Some(plan.number) && now.open.iter().any(|open| open.number == plan.number)
+            };
+            if records.newest.is_some() {
+                // What is under way may not come to lie in the new table.
+                for open in &records.open {
+                    self.settle_jobs(table, open).await?;
+                }
+                // Where somebody else plans, too, it is looked again.
+                if !self.ledger.plan(&table.name, &plan).await? || !stands(self.ledger.read(&table.name).await?) {
+                    continue;
+                }
+            }
+            if remove {
+                removed = true;
+                self.tries(|| self.warehouse.remove(table)).await?;
+            }
             self.tries(|| self.warehouse.prepare(table)).await?;
-            return Ok(true);
+            // Whoever took the plan for done meanwhile may have loaded what was removed.
+            if records.newest.is_none() || stands(self.ledger.read(&table.name).await?) {
+                return Ok(());
+            }
         }
-        // Asked first: a lost reply hides who made it.
-        let there = self.tries(|| self.warehouse.exists(table)).await? && records.newest.is_some();
-        Ok(self.tries(|| self.warehouse.prepare(table)).await? == Prepared::Made || !there)
+        Err(others_load(table))
     }
 
     /// Loads the slices of `plan`, after which the table holds the generation.
@@ -430,13 +536,16 @@ impl Loader {
         let table = &wanted.table;
         let empty = RecordBatch::new_empty(Arc::clone(&table.schema));
         let loads = plan.jobs.iter().map(|job| {
-            let rows = wanted.slices.get(&job.slice).map_or(&empty, |(rows, _)| rows);
-            let name = name_of(table, plan.number, job.slice);
+            let rows: &dyn SliceRows = match wanted.slices.get(&job.slice) {
+                Some(piece) => piece.rows.as_ref(),
+                None => &empty,
+            };
+            let name = name_of(table, plan, job.slice);
             async move { self.tries(|| self.warehouse.load(table, &name, rows)).await }.boxed()
         });
         let loads: Vec<BoxFuture<'_, Result<(), WarehouseError>>> = loads.collect();
         let loads: Vec<()> = futures::stream::iter(loads)
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(wanted.at_once)
             .try_collect()
             .await?;
         report.loaded += loads.len() as u64;
@@ -455,19 +564,7 @@ impl Loader {
             generation = plan.number.generation.0,
             "settling a load that did not end"
         );
-        let settling = plan.jobs.iter().map(|job| {
-            let name = name_of(table, plan.number, job.slice);
-            async move {
-                let settled = self.tries(|| self.warehouse.settle(table, &name)).await?;
-                Ok((job, settled))
-            }
-            .boxed()
-        });
-        let settling: Vec<BoxFuture<'_, Result<(&Job, Settled), WarehouseError>>> = settling.collect();
-        let settled: Vec<_> = futures::stream::iter(settling)
-            .buffer_unordered(AT_ONCE)
-            .try_collect()
-            .await?;
+        let settled = self.settle_jobs(table, plan).await?;
         let mut done = after(plan, before);
         for (job, settled) in settled {
             match settled {
@@ -480,6 +577,23 @@ impl Loader {
             }
         }
         Ok(self.ledger.done(&table.name, &done).await?)
+    }
+
+    /// When this returns, none of them is under way or will ever come.
+    async fn settle_jobs<'a>(&self, table: &Table, plan: &'a Plan) -> Result<Vec<(&'a Job, Settled)>, WarehouseError> {
+        let settling = plan.jobs.iter().map(|job| {
+            let name = name_of(table, plan, job.slice);
+            async move {
+                let settled = self.tries(|| self.warehouse.settle(table, &name)).await?;
+                Ok((job, settled))
+            }
+            .boxed()
+        });
+        let settling: Vec<BoxFuture<'_, Result<(&Job, Settled), WarehouseError>>> = settling.collect();
+        futures::stream::iter(settling)
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await
     }
 
     /// Tries `operation` until it works, or trying again does not help.
@@ -507,13 +621,14 @@ impl Wanted {
         let differs = |slice: &Slice, hash: &String| {
             forced.contains(slice) || held.get(slice).is_none_or(|held| held.hash.as_ref() != Some(hash))
         };
-        let changed = self.slices.iter().filter(|(slice, (_, hash))| differs(slice, hash));
-        let changed = changed.map(|(slice, (rows, hash))| Job {
+        let changed = self.slices.iter().filter(|(slice, piece)| differs(slice, &piece.hash));
+        let changed = changed.map(|(slice, piece)| Job {
             slice: *slice,
-            hash: Some(hash.clone()),
-            rows: rows.num_rows() as u64,
+            hash: Some(piece.hash.clone()),
+            rows: piece.rows.count(),
         });
-        let gone = held.keys().filter(|slice| !self.slices.contains_key(slice));
+        let known: BTreeSet<&Slice> = held.keys().chain(forced).collect();
+        let gone = known.into_iter().filter(|slice| !self.slices.contains_key(slice));
         let gone = gone.map(|slice| Job {
             slice: *slice,
             hash: None,
@@ -526,25 +641,47 @@ impl Wanted {
     fn fits(&self, plan: &Plan) -> bool {
         plan.shape == self.table.shape()
             && plan.jobs.iter().all(|job| {
-                let hash = self.slices.get(&job.slice).map(|(_, hash)| hash);
+                let hash = self.slices.get(&job.slice).map(|piece| &piece.hash);
                 job.hash.as_ref() == hash
             })
     }
 }
 
 /// `made` as the slices of `table`.
-pub(super) fn wanted(mut table: Table, made: &[RecordBatch], made_of: Option<String>) -> Result<Wanted, ArrowError> {
-    let rows = shaped(made, &table.schema)?;
+pub(super) fn wanted(mut table: Table, made: Vec<RecordBatch>, made_of: Option<String>) -> Result<Wanted, ArrowError> {
+    let rows = shaped(&made, &table.schema)?;
+    drop(made);
     let slices = tables::divided(&mut table, rows)?;
     let slices = slices.into_iter().map(|(slice, rows)| {
         let hash = hash_of(&rows)?;
-        Ok((slice, (rows, hash)))
+        let rows: Arc<dyn SliceRows> = Arc::new(rows);
+        Ok((slice, Piece { rows, hash }))
     });
     Ok(Wanted {
         slices: slices.collect::<Result<_, ArrowError>>()?,
         table,
         made_of,
+        at_once: AT_ONCE,
     })
+}
+
+/// A plan of nothing, after every record that is there.
+fn empty_plan(table: &Table, records: &TableRecords, generation: GenerationNumber) -> Plan {
+    Plan {
+        version: 1,
+        attempt: Uuid::new_v4(),
+        number: next(records.newest, generation),
+        shape: table.shape(),
+        jobs: Vec::new(),
+        emptied: false,
+    }
+}
+
+fn others_load(table: &Table) -> WarehouseError {
+    WarehouseError::Unclear {
+        attempt: format!("loading table \"{}\"", table.name),
+        reason: "others load it again and again".to_owned(),
+    }
 }
 
 fn overtaken(records: &TableRecords, table: &Table, generation: GenerationNumber) -> Result<(), WarehouseError> {
@@ -565,18 +702,19 @@ fn next(newest: Option<LoadNumber>, generation: GenerationNumber) -> LoadNumber 
     }
 }
 
-fn name_of(table: &Table, number: LoadNumber, slice: Slice) -> LoadName {
+fn name_of(table: &Table, plan: &Plan, slice: Slice) -> LoadName {
     LoadName {
         owner: table.owner,
         table: table.name.clone(),
         slice,
-        number,
+        number: plan.number,
+        plan: plan.attempt,
     }
 }
 
-/// What the ledger says after `plan`, before its jobs are counted in. A table of another shape was emptied.
+/// What the ledger says after `plan`, before its jobs are counted in. A table of another shape was emptied, too.
 fn after(plan: &Plan, before: Option<&Done>) -> Done {
-    let same = before.filter(|before| before.shape == plan.shape);
+    let same = before.filter(|before| before.shape == plan.shape && !plan.emptied);
     Done {
         version: 1,
         attempt: Uuid::new_v4(),
@@ -601,10 +739,9 @@ fn set(slices: &mut BTreeMap<Slice, Loaded>, job: &Job) {
     }
 }
 
-/// One row for each table: what it holds, and at which cut that generation ends.
-fn marker_rows(generation: &Generation, held: &[(String, GenerationNumber, u64)]) -> Result<RecordBatch, ArrowError> {
-    let utc = || Some("UTC".into());
-    let time = DataType::Timestamp(TimeUnit::Microsecond, utc());
+/// The table that names what the others hold.
+pub(super) fn marker_table(owner: Uuid) -> Table {
+    let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     let field = |name: &str, data_type: DataType| Field::new(name, data_type, true);
     let schema = Schema::new(vec![
         field("generation", DataType::Int64),
@@ -615,10 +752,26 @@ fn marker_rows(generation: &Generation, held: &[(String, GenerationNumber, u64)]
         field("table_generation", DataType::Int64),
         field("table_rows", DataType::Int64),
     ]);
+    Table {
+        name: MARKER.to_owned(),
+        description: "What the tables of foldline hold: written when all of them do".to_owned(),
+        schema: Arc::new(schema),
+        day: None,
+        cluster: Vec::new(),
+        expire_ms: None,
+        owner,
+    }
+}
+
+/// One row for each table: what it holds, and at which cut that generation ends.
+pub(super) fn marker_rows(
+    generation: &Generation,
+    held: &[(String, GenerationNumber, u64)],
+) -> Result<RecordBatch, ArrowError> {
     let rows = held.len();
     let times = |ms: Option<i64>| -> ArrayRef {
         let values: TimestampMicrosecondArray = std::iter::repeat_n(ms.map(|ms| ms * 1000), rows).collect();
-        Arc::new(values.with_timezone_opt(utc()))
+        Arc::new(values.with_timezone("UTC"))
     };
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from(vec![generation.number.0.cast_signed(); rows])),
@@ -633,7 +786,7 @@ fn marker_rows(generation: &Generation, held: &[(String, GenerationNumber, u64)]
             held.iter().map(|(.., rows)| rows.cast_signed()),
         )),
     ];
-    RecordBatch::try_new(Arc::new(schema), columns)
+    RecordBatch::try_new(marker_table(Uuid::nil()).schema, columns)
 }
 
 /// `{"topic/0": 17}`: the next offset of each partition.

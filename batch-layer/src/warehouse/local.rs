@@ -7,7 +7,7 @@
 //! _foldline/_owner.json                      whose they are; likewise in every table
 //! ```
 //!
-//! A put of one object is atomic, so a reader sees each day whole, of one generation or another; there is no put of many
+//! A put of one object is atomic, and so is the end of one in parts: so a reader sees each day whole, of one generation or another; there is no put of many
 //! objects, so while a load goes on different days may be of different generations. `_foldline` is replaced last and names
 //! the generation that all tables held. Files keep their names: a pattern of names never matches a day twice. A put that
 //! somebody sent long ago and that arrives late cannot be refused here: who settles a load says that it does not know.
@@ -17,18 +17,27 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use futures::TryStreamExt;
+use foldline_event_log::with_causes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use object_store::buffered::BufWriter;
 use object_store::path::{Path, PathPart};
 use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::ParquetRecordBatchStreamBuilder;
+use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
 use uuid::Uuid;
 
-use super::{LoadName, Prepared, Settled, Slice, Table, Warehouse, WarehouseError, file};
+use super::file::{self, Encoder, Stored};
+use super::{LoadName, Prepared, Settled, Slice, SliceRows, Table, Warehouse, WarehouseError};
 use crate::store::{self, Created, Record, StoreError};
 
 const ROWS: &str = "rows.parquet";
 const OWNER: &str = "_owner.json";
 const DAY: &str = "_day=";
+/// A file above this size goes in parts.
+const PART_BYTES: usize = 16 << 20;
 
 /// Parquet files in an object store.
 #[derive(Debug, Clone)]
@@ -112,18 +121,19 @@ impl Warehouse for LocalWarehouse {
         }
     }
 
-    async fn load(&self, table: &Table, name: &LoadName, rows: &RecordBatch) -> Result<(), WarehouseError> {
+    async fn load(&self, table: &Table, name: &LoadName, rows: &dyn SliceRows) -> Result<(), WarehouseError> {
         let path = path(table, name.slice);
-        if rows.num_rows() == 0 && name.slice != Slice::Whole {
+        if rows.count() == 0 && name.slice != Slice::Whole {
             return self.delete(&path).await;
         }
-        let file = file::write(rows).map_err(|error| WarehouseError::Unfit {
-            table: table.name.clone(),
-            reason: error.to_string(),
-        })?;
-        let put = self.store.put(&path, file.into()).await;
-        put.map(drop)
-            .map_err(|error| WarehouseError::of_store(format!("writing {path}"), &error))
+        // One put where it is small; else parts that are one object once the last one is there.
+        let mut file =
+            BufWriter::with_capacity(Arc::clone(&self.store), path.clone(), PART_BYTES).with_max_concurrency(1);
+        let written = write(table, rows, &mut file, &path).await;
+        if written.is_err() {
+            drop(file.abort().await);
+        }
+        written
     }
 
     async fn settle(&self, _table: &Table, _name: &LoadName) -> Result<Settled, WarehouseError> {
@@ -154,18 +164,29 @@ impl Warehouse for LocalWarehouse {
         Ok(())
     }
 
-    async fn rows(&self, table: &Table, slice: Slice) -> Result<RecordBatch, WarehouseError> {
+    fn batches<'a>(&'a self, table: &'a Table, slice: Slice) -> BoxStream<'a, Result<RecordBatch, WarehouseError>> {
         let path = path(table, slice);
-        let read = async { self.store.get(&path).await?.bytes().await };
-        let bytes = match read.await {
-            Ok(bytes) => bytes,
-            Err(object_store::Error::NotFound { .. }) => return Ok(RecordBatch::new_empty(Arc::clone(&table.schema))),
-            Err(error) => return Err(WarehouseError::of_store(format!("reading {path}"), &error)),
+        let opened = async move {
+            let bytes = match self.store.head(&path).await {
+                Ok(there) => there.size,
+                Err(object_store::Error::NotFound { .. }) => return Ok(futures::stream::empty().boxed()),
+                Err(error) => return Err(WarehouseError::of_store(format!("reading {path}"), &error)),
+            };
+            let file = Stored {
+                store: Arc::clone(&self.store),
+                path: path.clone(),
+                bytes,
+            };
+            let unread = move |error: ParquetError| unread(&path, error);
+            let builder = ParquetRecordBatchStreamBuilder::new(file).await.map_err(&unread)?;
+            let rows = builder.build().map_err(&unread)?;
+            Ok(rows
+                .map(move |batch| {
+                    file::chosen(&batch.map_err(&unread)?, &table.schema).map_err(|error| unread(error.into()))
+                })
+                .boxed())
         };
-        file::read(bytes, &table.schema).map_err(|error| WarehouseError::Damaged {
-            what: path.to_string(),
-            reason: error.to_string(),
-        })
+        futures::stream::once(opened).try_flatten().boxed()
     }
 
     async fn slices(&self, table: &Table) -> Result<Vec<Slice>, WarehouseError> {
@@ -187,6 +208,41 @@ impl Warehouse for LocalWarehouse {
             });
         }
         Ok(slices.into_iter().collect())
+    }
+}
+
+async fn write(table: &Table, rows: &dyn SliceRows, file: &mut BufWriter, path: &Path) -> Result<(), WarehouseError> {
+    let unfit = |error: ParquetError| WarehouseError::Unfit {
+        table: table.name.clone(),
+        reason: error.to_string(),
+    };
+    let failed = |error: object_store::Error| WarehouseError::of_store(format!("writing {path}"), &error);
+    let mut encoder = Encoder::new(&table.schema).map_err(unfit)?;
+    let mut batches = rows.batches();
+    while let Some(batch) = batches.next().await {
+        encoder.write(&batch?).map_err(unfit)?;
+        let bytes = encoder.take();
+        if !bytes.is_empty() {
+            file.put(bytes).await.map_err(failed)?;
+        }
+    }
+    file.put(encoder.finish().map_err(unfit)?).await.map_err(failed)?;
+    file.shutdown().await.map_err(|error| WarehouseError::Unclear {
+        attempt: format!("writing {path}"),
+        reason: with_causes(&error),
+    })
+}
+
+fn unread(path: &Path, error: ParquetError) -> WarehouseError {
+    if let ParquetError::External(cause) = &error
+        && let Some(cause) = cause.downcast_ref::<object_store::Error>()
+        && !matches!(cause, object_store::Error::NotFound { .. })
+    {
+        return WarehouseError::of_store(format!("reading {path}"), cause);
+    }
+    WarehouseError::Damaged {
+        what: path.to_string(),
+        reason: error.to_string(),
     }
 }
 

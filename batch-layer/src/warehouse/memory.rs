@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use async_trait::async_trait;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 
-use super::{LoadName, Prepared, Settled, Slice, Table, Warehouse, WarehouseError};
+use super::{LoadName, Prepared, Settled, Slice, SliceRows, Table, Warehouse, WarehouseError};
 
 /// Tables and loads in memory. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -82,7 +85,12 @@ impl Warehouse for MemoryWarehouse {
         }
     }
 
-    async fn load(&self, table: &Table, name: &LoadName, rows: &RecordBatch) -> Result<(), WarehouseError> {
+    async fn load(&self, table: &Table, name: &LoadName, rows: &dyn SliceRows) -> Result<(), WarehouseError> {
+        let batches: Vec<RecordBatch> = rows.batches().try_collect().await?;
+        let rows = concat_batches(&table.schema, &batches).map_err(|error| WarehouseError::Unfit {
+            table: table.name.clone(),
+            reason: error.to_string(),
+        })?;
         let mut inner = self.lock();
         match inner.loads.get(name) {
             Some(Settled::Loaded) => return Ok(()),
@@ -101,7 +109,7 @@ impl Warehouse for MemoryWarehouse {
         let (_, slices) = inner.tables.get_mut(&table.name).ok_or_else(missing)?;
         match rows.num_rows() {
             0 => drop(slices.remove(&name.slice)),
-            _ => drop(slices.insert(name.slice, rows.clone())),
+            _ => drop(slices.insert(name.slice, rows)),
         }
         inner.loads.insert(name.clone(), Settled::Loaded);
         inner.replaced.push(name.clone());
@@ -127,12 +135,10 @@ impl Warehouse for MemoryWarehouse {
         Ok(())
     }
 
-    async fn rows(&self, table: &Table, slice: Slice) -> Result<RecordBatch, WarehouseError> {
+    fn batches<'a>(&'a self, table: &'a Table, slice: Slice) -> BoxStream<'a, Result<RecordBatch, WarehouseError>> {
         let inner = self.lock();
         let held = inner.tables.get(&table.name).and_then(|(_, slices)| slices.get(&slice));
-        Ok(held
-            .cloned()
-            .unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(&table.schema))))
+        futures::stream::iter(held.cloned().map(Ok)).boxed()
     }
 
     async fn slices(&self, table: &Table) -> Result<Vec<Slice>, WarehouseError> {

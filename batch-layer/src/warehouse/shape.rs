@@ -16,7 +16,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Float64Array, ListArray, RecordBatc
 use arrow::compute::{CastOptions, cast_with_options, concat_batches};
 use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
-use arrow::row::{RowConverter, SortField};
+use arrow::row::{RowConverter, Rows, SortField};
 use sha2::{Digest, Sha256};
 
 /// Digits that every reader of decimals has.
@@ -82,9 +82,7 @@ pub fn shaped(batches: &[RecordBatch], schema: &SchemaRef) -> Result<RecordBatch
 
 /// The hash of rows in any order: of their columns and types, and of every value. NaN is one value, and so is zero.
 pub fn hash_of(rows: &RecordBatch) -> Result<String, ArrowError> {
-    let columns: Vec<ArrayRef> = rows.columns().iter().map(canonical).collect::<Result<_, _>>()?;
-    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone()));
-    let encoded = RowConverter::new(fields.collect())?.convert_columns(&columns)?;
+    let encoded = encoded(rows)?;
     let mut sorted: Vec<_> = encoded.iter().collect();
     sorted.sort_unstable();
     let mut hash = Sha256::new();
@@ -97,6 +95,35 @@ pub fn hash_of(rows: &RecordBatch) -> Result<String, ArrowError> {
         hash.update(bytes);
     }
     Ok(hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The hash of rows in any order and any batches, of which none is kept: the sum of the hashes of rows. For those that are
+/// too many to be sorted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RowsHash {
+    sum: [u64; 4],
+    /// How many they are.
+    pub rows: u64,
+}
+
+impl RowsHash {
+    /// Counts `rows` in.
+    pub fn add(&mut self, rows: &RecordBatch) -> Result<(), ArrowError> {
+        for row in &encoded(rows)? {
+            let hash = Sha256::digest(row);
+            for (sum, part) in self.sum.iter_mut().zip(hash.as_chunks::<8>().0) {
+                *sum = sum.wrapping_add(u64::from_le_bytes(*part));
+            }
+        }
+        self.rows += rows.num_rows() as u64;
+        Ok(())
+    }
+}
+
+fn encoded(rows: &RecordBatch) -> Result<Rows, ArrowError> {
+    let columns: Vec<ArrayRef> = rows.columns().iter().map(canonical).collect::<Result<_, _>>()?;
+    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone()));
+    RowConverter::new(fields.collect())?.convert_columns(&columns)
 }
 
 /// The same values with one NaN and one zero.
@@ -157,6 +184,21 @@ mod tests {
         let column: ArrayRef = Arc::new(Float64Array::from(vec![1.0]));
         let renamed = RecordBatch::try_from_iter([("y", column)]).unwrap();
         assert_ne!(hash(&[1.0]), hash_of(&renamed).unwrap());
+    }
+
+    #[test]
+    fn a_sum_of_hashes_hangs_on_values_and_their_number() {
+        let hash = |batches: &[&[f64]]| {
+            let mut hash = RowsHash::default();
+            for batch in batches {
+                hash.add(&doubles(batch)).unwrap();
+            }
+            hash
+        };
+        assert_eq!(hash(&[&[1.0, 2.0], &[2.0]]), hash(&[&[2.0], &[], &[2.0, 1.0]]));
+        assert_ne!(hash(&[&[1.0, 2.0]]), hash(&[&[1.0, 2.0, 2.0]]));
+        assert_ne!(hash(&[&[1.0, 2.0, 2.0]]), hash(&[&[1.0, 1.0, 2.0]]));
+        assert_eq!(hash(&[&[f64::NAN, -0.0]]), hash(&[&[0.0, -f64::NAN]]));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use arrow::compute::{cast, partition, sort_to_indices, take, take_record_batch};
 use arrow::datatypes::{DataType, Date32Type, Schema};
 use arrow::error::ArrowError;
 use chrono::{Datelike, NaiveDate};
-use foldline_sql::{Catalog, View, ViewKind};
+use foldline_sql::{Catalog, Stream, View, ViewKind};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -27,7 +27,7 @@ use crate::Generation;
 /// Columns that BigQuery clusters by, at most.
 const CLUSTER_MAX: usize = 4;
 /// Years that BigQuery has daily partitions for.
-const YEARS: std::ops::RangeInclusive<i32> = 1960..=2159;
+pub(super) const YEARS: std::ops::RangeInclusive<i32> = 1960..=2159;
 /// Characters of a description that BigQuery takes, at most.
 const DESCRIPTION_MAX: usize = 16_000;
 
@@ -42,13 +42,24 @@ pub struct TableOptions {
     pub expire_of: BTreeMap<String, Option<i64>>,
     /// The column of the day by view; `None`: not divided.
     pub day_of: BTreeMap<String, Option<String>>,
+    /// The streams whose archived events become tables.
+    pub events: BTreeSet<String>,
 }
 
 impl TableOptions {
     /// Refuses names that `catalog` does not have, with those that it has.
     pub fn check(&self, catalog: &Catalog) -> Result<(), String> {
-        let named = self.views.iter().chain(self.expire_of.keys()).chain(self.day_of.keys());
-        for name in named {
+        for name in &self.events {
+            if !catalog.streams().iter().any(|stream| stream.name == *name) {
+                let known: Vec<&str> = catalog.streams().iter().map(|stream| stream.name.as_str()).collect();
+                return Err(format!(
+                    "there is no stream \"{name}\"; there are: {}",
+                    known.join(", ")
+                ));
+            }
+        }
+        let expiring = self.expire_of.keys().filter(|name| !self.events.contains(*name));
+        for name in self.views.iter().chain(expiring).chain(self.day_of.keys()) {
             let view = catalog.views().iter().find(|view| view.name == *name);
             let Some(view) = view else {
                 let known: Vec<&str> = catalog.views().iter().map(|view| view.name.as_str()).collect();
@@ -85,6 +96,12 @@ impl Tables {
         self.catalog.views().iter().filter(chosen)
     }
 
+    /// The streams whose events become tables, in the order of their declaration.
+    pub fn streams(&self) -> impl Iterator<Item = &Arc<Stream>> {
+        let chosen = |stream: &&Arc<Stream>| self.options.events.contains(&stream.name);
+        self.catalog.streams().iter().filter(chosen)
+    }
+
     /// The table of `view`, whose rows are `rows` in the columns of the table.
     pub(super) fn table(&self, view: &View, owner: Uuid) -> Result<Table, WarehouseError> {
         let schema = shaped_schema(&view.schema).map_err(|reason| WarehouseError::Unfit {
@@ -102,15 +119,11 @@ impl Tables {
             None => self.day_of(view),
         };
         let expire_of = self.options.expire_of.get(&view.name).copied();
-        let mut description = format!("Foldline view {}: {}", view.name, view.sql);
-        if let Some((end, _)) = description.char_indices().nth(DESCRIPTION_MAX) {
-            description.truncate(end);
-        }
         Ok(Table {
             cluster: cluster_of(view, day.as_deref()),
             expire_ms: expire_of.unwrap_or(self.options.expire_ms).filter(|_| day.is_some()),
             name: view.name.clone(),
-            description,
+            description: described(format!("Foldline view {}: {}", view.name, view.sql)),
             schema,
             day,
             owner,
@@ -183,17 +196,27 @@ impl Tables {
     }
 }
 
+/// As much of a description as BigQuery takes.
+pub(super) fn described(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(DESCRIPTION_MAX) {
+        text.truncate(end);
+    }
+    text
+}
+
 fn is_time(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Date32 | DataType::Timestamp(..))
+}
+
+/// Whether BigQuery clusters by such a column.
+pub(super) fn clusters(data_type: &DataType) -> bool {
+    data_type.is_integer() || is_time(data_type) || matches!(data_type, DataType::Utf8 | DataType::Boolean)
 }
 
 /// The key, without the day and what has no order in BigQuery.
 fn cluster_of(view: &View, day: Option<&str>) -> Vec<String> {
     let ViewKind::Fold(fold) = &view.kind else {
         return Vec::new();
-    };
-    let clusters = |data_type: &DataType| {
-        data_type.is_integer() || is_time(data_type) || matches!(data_type, DataType::Utf8 | DataType::Boolean)
     };
     let columns = view.schema.fields().iter().filter(|field| {
         clusters(field.data_type()) && Some(field.name().as_str()) != day && fold.key_of_output(field.name()).is_some()

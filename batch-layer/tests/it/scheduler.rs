@@ -502,3 +502,32 @@ async fn the_ledger_forgets_old_runs_but_not_where_catch_up_begins() {
     let text = ledger.history(100).await.unwrap_err().to_string();
     assert!(text.contains(path.as_ref()) && text.contains("version 9"), "{text}");
 }
+
+#[tokio::test]
+async fn loads_are_recorded_beside_runs_and_forgotten_with_them() {
+    let ledger = Ledger::new(Arc::new(InMemory::new()));
+    ledger.load_ended(7, Some("it is away".into()), 10).await.unwrap();
+    ledger.load_ended(7, Some("it is still away".into()), 20).await.unwrap();
+    let told = |loads: &std::collections::BTreeMap<u64, foldline_batch_layer::scheduler::Loaded>, generation: u64| {
+        loads[&generation].error.clone()
+    };
+    assert_eq!(
+        told(&ledger.loads(9).await.unwrap(), 7).as_deref(),
+        Some("it is away"),
+        "the first reason stays"
+    );
+    ledger.load_ended(7, None, 30).await.unwrap();
+    ledger.load_ended(7, None, 40).await.unwrap();
+    let loads = ledger.loads(9).await.unwrap();
+    assert_eq!((told(&loads, 7), loads[&7].at_ms), (None, 30));
+    for generation in 8..12 {
+        ledger.load_ended(generation, None, 50).await.unwrap();
+    }
+    assert_eq!(ledger.loads(2).await.unwrap().into_keys().collect::<Vec<_>>(), [10, 11]);
+    assert!(ledger.history(9).await.unwrap().is_empty(), "they are no runs");
+    assert_eq!(ledger.prune(3).await.unwrap(), 3, "two records of 7, one of 8");
+    assert_eq!(
+        ledger.loads(9).await.unwrap().into_keys().collect::<Vec<_>>(),
+        [9, 10, 11]
+    );
+}

@@ -288,3 +288,28 @@ async fn odd_names_are_objects_of_their_own() {
     let all: Vec<_> = store.list(None).try_collect().await.unwrap();
     assert_eq!(all.len(), names.len());
 }
+
+#[tokio::test]
+async fn a_local_put_in_parts_is_there_once_it_is_complete() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = local(folder.path()).unwrap();
+    let path = Path::from("a/b.bin");
+    let read = || async { store.get(&path).await.unwrap().bytes().await.unwrap() };
+    let staged = || std::fs::read_dir(folder.path().join(".staging")).unwrap().count();
+    store.put(&path, "old".into()).await.unwrap();
+    let mut upload = store.put_multipart(&path).await.unwrap();
+    let parts = [upload.put_part("first, ".into()), upload.put_part("second".into())];
+    // Whichever comes first.
+    for part in parts.into_iter().rev() {
+        part.await.unwrap();
+    }
+    assert_eq!(read().await, "old");
+    upload.complete().await.unwrap();
+    drop(upload);
+    assert_eq!(read().await, "first, second");
+    let mut abandoned = store.put_multipart(&path).await.unwrap();
+    abandoned.put_part("third".into()).await.unwrap();
+    assert_eq!(staged(), 1);
+    drop(abandoned);
+    assert_eq!((read().await, staged()), (Bytes::from("first, second"), 0));
+}

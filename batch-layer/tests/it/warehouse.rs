@@ -8,20 +8,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, Int64Array, ListArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field};
 use async_trait::async_trait;
 use foldline_batch_layer::warehouse::{
     BigQuery, BigQuerySettings, Difference, FinishedRows, LoadName, LoadNumber, LoadReport, Loader, LocalWarehouse,
-    MARKER, MemoryWarehouse, NoRows, Slice, Table, TableOptions, Tables, Warehouse, WarehouseError, contract, hash_of,
-    verify,
+    MARKER, MemoryWarehouse, NoRows, RowsHash, Slice, SliceRows, Table, TableOptions, Tables, Warehouse,
+    WarehouseError, contract, hash_of, verify,
 };
-use foldline_batch_layer::{Generation, GenerationNumber, Generations, RunKind, store};
+use foldline_batch_layer::{Archive, Generation, GenerationNumber, Generations, RunKind, store};
 use foldline_event_log::Clock;
 use foldline_sql::View;
+use futures::stream::BoxStream;
 use object_store::memory::InMemory;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as StoreResult,
+};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use uuid::Uuid;
@@ -100,21 +105,24 @@ impl Scene {
 
     /// One whose ledger lies in `store`.
     fn loader_with(&self, warehouse: Arc<dyn Warehouse>, store: Arc<dyn ObjectStore>, options: TableOptions) -> Loader {
+        // As another process reads it: without what was read before.
+        let archive = Archive::new(Arc::new(self.world.store.clone()));
         let tables = Tables {
             catalog: Arc::clone(&self.world.catalog),
             options,
         };
         let clock: Arc<dyn Clock> = Arc::new(self.world.clock.clone());
-        Loader::new(warehouse, store, tables, clock).retrying_after(Duration::from_millis(1))
+        let loader = Loader::new(warehouse, store, tables, clock).with_archive(archive);
+        loader.retrying_after(Duration::from_millis(1))
     }
 
     fn plain_loader(&self, warehouse: &Arc<dyn Warehouse>) -> Loader {
         self.loader(Arc::clone(warehouse), TableOptions::default())
     }
 
-    /// A new loader into `warehouse`, whose ledger lies in `store`.
+    /// A new loader into `warehouse`, whose ledger lies in `store`: of views and events.
     fn loader_in(&self, warehouse: &Arc<dyn Warehouse>, store: &Arc<dyn ObjectStore>) -> Loader {
-        self.loader_with(Arc::clone(warehouse), Arc::clone(store), TableOptions::default())
+        self.loader_with(Arc::clone(warehouse), Arc::clone(store), events_too())
     }
 
     /// Three generations, each with more.
@@ -147,6 +155,13 @@ impl Scene {
 
     async fn differences(&self, loader: &Loader, generation: &Arc<Generation>) -> Vec<Difference> {
         verify(loader, generation, &self.rows(), &|_| {}).await.unwrap()
+    }
+}
+
+fn events_too() -> TableOptions {
+    TableOptions {
+        events: BTreeSet::from(["clicks".to_owned()]),
+        ..TableOptions::default()
     }
 }
 
@@ -497,7 +512,7 @@ impl Warehouse for Sleepy {
         self.warehouse.prepare(table).await
     }
 
-    async fn load(&self, table: &Table, name: &LoadName, rows: &RecordBatch) -> Result<(), WarehouseError> {
+    async fn load(&self, table: &Table, name: &LoadName, rows: &dyn SliceRows) -> Result<(), WarehouseError> {
         self.pass().await;
         self.warehouse.load(table, name, rows).await
     }
@@ -521,8 +536,8 @@ impl Warehouse for Sleepy {
         self.warehouse.expire(table, slices).await
     }
 
-    async fn rows(&self, table: &Table, slice: Slice) -> Result<RecordBatch, WarehouseError> {
-        self.warehouse.rows(table, slice).await
+    fn batches<'a>(&'a self, table: &'a Table, slice: Slice) -> BoxStream<'a, Result<RecordBatch, WarehouseError>> {
+        self.warehouse.batches(table, slice)
     }
 
     async fn slices(&self, table: &Table) -> Result<Vec<Slice>, WarehouseError> {
@@ -644,6 +659,7 @@ async fn a_wrong_warehouse_is_told_with_the_day() {
         .trim_start_matches("_day=")
         .to_owned();
 
+    let whole = files.get(&day.location).await.unwrap().bytes().await.unwrap();
     files.delete(&day.location).await.unwrap();
     let found = of(&scene.differences(&loader, &first).await, "days");
     assert_eq!(found.equal, Some(false));
@@ -666,7 +682,7 @@ async fn a_wrong_warehouse_is_told_with_the_day() {
     let bytes = files.get(&other.location).await.unwrap().bytes().await.unwrap();
     let extra = "days/_day=2031-01-01/rows.parquet".into();
     files.put(&extra, bytes.into()).await.unwrap();
-    loader.load(&first, &scene.rows(), true, &|_| {}).await.unwrap();
+    files.put(&day.location, whole.into()).await.unwrap();
     let found = of(&scene.differences(&loader, &first).await, "days");
     assert!(
         found
@@ -674,7 +690,7 @@ async fn a_wrong_warehouse_is_told_with_the_day() {
             .unwrap()
             .starts_with("2031-01-01: 1 rows, and the generation has 0")
     );
-    files.delete(&extra).await.unwrap();
+    loader.load(&first, &scene.rows(), true, &|_| {}).await.unwrap();
     scene.verify(&loader, &first).await;
 }
 
@@ -709,6 +725,23 @@ async fn a_rollback_is_loaded_too() {
     let late = loader.load(&second, &scene.rows(), false, &|_| {}).await;
     assert!(matches!(late, Err(WarehouseError::Superseded { .. })), "{late:?}");
     once(&memory.replaced());
+}
+
+/// Also where the rollback found every table as it should be.
+#[tokio::test]
+async fn nothing_of_what_a_rollback_takes_back_comes_behind_it() {
+    let mut scene = Scene::new(19).await;
+    let (_, warehouse) = memory();
+    let store = ledger();
+    let first = scene.next().await;
+    scene.load(&scene.loader_in(&warehouse, &store), &first).await;
+    let second = scene.next().await;
+    let back = scene.world.generations.rollback(first.number).await.unwrap();
+    scene.load(&scene.loader_in(&warehouse, &store), &back).await;
+    let late = scene.loader_in(&warehouse, &store);
+    let late = late.load(&second, &scene.rows(), false, &|_| {}).await;
+    assert!(matches!(late, Err(WarehouseError::Superseded { .. })), "{late:?}");
+    scene.verify(&scene.loader_in(&warehouse, &store), &back).await;
 }
 
 #[tokio::test]
@@ -851,6 +884,7 @@ async fn bigquery_takes_no_job_whose_id_was_used_up() {
             generation: GenerationNumber(1),
             again: 0,
         },
+        plan: Uuid::nil(),
     };
     // A failed first attempt does not hide that the second was settled.
     fake.next_jobs(&[Some("invalid")]);
@@ -912,6 +946,7 @@ async fn bigquery_takes_arrays_with_nulls_and_strange_names() {
             generation: GenerationNumber(1),
             again: 0,
         },
+        plan: Uuid::nil(),
     };
     warehouse.load(&table, &name, &rows).await.unwrap();
     let back = warehouse.rows(&table, Slice::Whole).await.unwrap();
@@ -942,4 +977,557 @@ async fn bigquery_tables_that_somebody_changed_are_refused_with_what_they_are() 
     assert!(error("days").contains("clicks STRING"), "{report:?}");
     assert!(error("kinds").contains("label \"foldline\" is not there"), "{report:?}");
     assert_eq!(loader.holds().await.unwrap(), Some(first.number));
+}
+
+#[tokio::test]
+async fn a_load_that_dies_behind_a_table_made_anew_leaves_it_to_the_next() {
+    let mut scene = Scene::new(20).await;
+    let [first, second, third] = scene.three().await;
+    let rows = scene.rows();
+    let days = table_of(&scene.world.catalog.views()[0]);
+    let mut killed = 0;
+    for after in [false, true] {
+        for step in 1.. {
+            let store = ledger();
+            let (_, warehouse) = memory();
+            let faulty = FaultyWarehouse::new(Arc::clone(&warehouse), 0, 0);
+            let loader = scene.loader_in(&(Arc::new(faulty.clone()) as Arc<dyn Warehouse>), &store);
+            loader.load(&first, &rows, false, &|_| {}).await.unwrap();
+            let owner = memory_owner(&store).await;
+            warehouse.remove(&Table { owner, ..days.clone() }).await.unwrap();
+            faulty.dies_in(step, after);
+            let died = tokio::select! {
+                _ = loader.load(&second, &rows, false, &|_| {}) => false,
+                () = faulty.died() => true,
+            };
+            faulty.dies_in(0, false);
+            if !died {
+                break;
+            }
+            killed += 1;
+            let next = if step % 2 == 0 { &second } else { &third };
+            scene.load(&scene.loader_in(&warehouse, &store), next).await;
+        }
+    }
+    assert!(killed > 20, "only {killed} kills");
+}
+
+/// Where a view has other columns, its table is removed and made: nothing of the old one may be left, whoever dies on the way.
+#[tokio::test]
+async fn a_load_that_dies_while_a_table_gets_other_columns_leaves_nothing_of_the_old_ones() {
+    let mut scene = Scene::new(30).await;
+    let first = scene.next().await;
+    let old = Arc::clone(&scene.world.catalog);
+    let changed = VIEWS.replace("HAVING count(*) % 2 = 0", "HAVING count(*) % 2 = 1");
+    let changed = changed.replace(
+        "count(*) AS clicks FROM clicks GROUP BY 1 HAVING",
+        "count(*) AS n FROM clicks GROUP BY 1 HAVING",
+    );
+    let new = catalog(&changed).await;
+    scene.world.catalog = Arc::clone(&new);
+    let second = scene.next().await;
+    let rows = scene.rows();
+    let mut killed = 0;
+    for after in [false, true] {
+        for step in 1.. {
+            let warehouse: Arc<dyn Warehouse> = Arc::new(LocalWarehouse::new(ledger(), "memory:///there"));
+            let store = ledger();
+            scene.world.catalog = Arc::clone(&old);
+            scene.load(&scene.loader_in(&warehouse, &store), &first).await;
+            scene.world.catalog = Arc::clone(&new);
+            // It dies twice, the second time at any step of what makes good.
+            let mut died = false;
+            for step in [step, 1 + step / 3] {
+                let faulty = FaultyWarehouse::new(Arc::clone(&warehouse), 0, 0);
+                let loader = scene.loader_in(&(Arc::new(faulty.clone()) as Arc<dyn Warehouse>), &store);
+                faulty.dies_in(step, after);
+                died |= tokio::select! {
+                    _ = loader.load(&second, &rows, false, &|_| {}) => false,
+                    () = faulty.died() => true,
+                };
+            }
+            if !died {
+                break;
+            }
+            killed += 1;
+            scene.load(&scene.loader_in(&warehouse, &store), &second).await;
+            if step > 60 {
+                break;
+            }
+        }
+    }
+    assert!(killed > 20, "only {killed} kills");
+}
+
+/// Whose the tables of a ledger are.
+async fn memory_owner(store: &Arc<dyn ObjectStore>) -> Uuid {
+    foldline_batch_layer::warehouse::ledger::LoadLedger::new(Arc::clone(store), "memory")
+        .owner()
+        .await
+        .unwrap()
+}
+
+/// The same where the death comes between two records of the ledger.
+#[tokio::test]
+async fn a_load_that_dies_at_a_record_of_a_table_made_anew_leaves_it_to_the_next() {
+    let mut scene = Scene::new(21).await;
+    let [first, second, third] = scene.three().await;
+    let rows = scene.rows();
+    let days = table_of(&scene.world.catalog.views()[0]);
+    let mut killed = 0;
+    for fault in [Fault::HangBefore, Fault::HangAfter] {
+        for step in 0..4 {
+            let faulty = Faulty::new(ledger());
+            let store: Arc<dyn ObjectStore> = Arc::new(faulty.clone());
+            let (_, warehouse) = memory();
+            let loader = scene.loader_in(&warehouse, &store);
+            loader.load(&first, &rows, false, &|_| {}).await.unwrap();
+            let owner = memory_owner(&store).await;
+            warehouse.remove(&Table { owner, ..days.clone() }).await.unwrap();
+            let mut faults = vec![Fault::None; step];
+            faults.push(fault);
+            faulty.plan("/days/", &faults);
+            let met = async {
+                while faulty.faults_left() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let died = tokio::select! {
+                biased;
+                _ = loader.load(&second, &rows, false, &|_| {}) => false,
+                () = met => true,
+            };
+            faulty.plan("nowhere", &[]);
+            killed += usize::from(died);
+            let next = if step % 2 == 0 { &second } else { &third };
+            scene.load(&scene.loader_in(&warehouse, &store), next).await;
+        }
+    }
+    assert!(killed > 6, "only {killed} kills");
+}
+
+#[tokio::test]
+async fn the_marker_is_verified_and_loaded_anew_in_full() {
+    let mut scene = Scene::new(22).await;
+    let [first, second, _] = scene.three().await;
+    let folder = tempfile::tempdir().unwrap();
+    let files = store::local(folder.path()).unwrap();
+    let warehouse: Arc<dyn Warehouse> = Arc::new(LocalWarehouse::new(Arc::clone(&files), "file:///there"));
+    let loader = scene.plain_loader(&warehouse);
+    let path = "_foldline/rows.parquet".into();
+    scene.load(&loader, &first).await;
+    let old = files.get(&path).await.unwrap().bytes().await.unwrap();
+    scene.load(&loader, &second).await;
+    let marker = |found: Vec<Difference>| found.into_iter().next().unwrap();
+    // An older marker, and none.
+    files.put(&path, old.into()).await.unwrap();
+    let found = marker(scene.differences(&loader, &second).await);
+    assert_eq!((found.table.as_str(), found.equal), (MARKER, Some(false)));
+    assert!(found.difference.unwrap().contains("other values than were loaded"));
+    files.delete(&path).await.unwrap();
+    let found = marker(scene.differences(&loader, &second).await);
+    assert!(found.difference.unwrap().starts_with("0 rows, and 5 were loaded"));
+    loader.load(&second, &scene.rows(), true, &|_| {}).await.unwrap();
+    scene.verify(&loader, &second).await;
+}
+
+/// Two ledgers with the same past that load into the same tables: whoever comes behind the other one's load is told.
+#[tokio::test]
+async fn a_copy_of_a_store_does_not_load_into_the_same_tables_unnoticed() {
+    let mut scene = Scene::new(23).await;
+    let [first, second, third] = scene.three().await;
+    for (_, warehouse) in [memory(), (MemoryWarehouse::new(), bigquery().await.1)] {
+        let original = Arc::new(InMemory::new());
+        let mine: Arc<dyn ObjectStore> = Arc::clone(&original) as _;
+        let mine = scene.loader_in(&warehouse, &mine);
+        scene.load(&mine, &first).await;
+        let theirs: Arc<dyn ObjectStore> = Arc::new(original.fork());
+        let theirs = scene.loader_in(&warehouse, &theirs);
+        scene.load(&theirs, &second).await;
+        for generation in [&second, &third] {
+            let refused = mine.load(generation, &scene.rows(), false, &|_| {}).await;
+            assert!(matches!(refused, Err(WarehouseError::Changed { .. })), "{refused:?}");
+        }
+        scene.verify(&theirs, &second).await;
+        // One says that it is the one.
+        mine.load(&third, &scene.rows(), true, &|_| {}).await.unwrap();
+        scene.verify(&mine, &third).await;
+        let refused = theirs.load(&third, &scene.rows(), false, &|_| {}).await;
+        assert!(matches!(refused, Err(WarehouseError::Changed { .. })), "{refused:?}");
+    }
+}
+
+/// Jobs of one ledger are not taken for those of another one with the same past, which loads other rows under the same number.
+#[tokio::test]
+async fn bigquery_jobs_are_those_of_one_plan() {
+    let (fake, warehouse) = bigquery().await;
+    let rows = contract::rows_of_most_types();
+    let table = table_like(&rows);
+    warehouse.prepare(&table).await.unwrap();
+    let name = |plan: u128| LoadName {
+        owner: table.owner,
+        table: table.name.clone(),
+        slice: Slice::Whole,
+        number: LoadNumber {
+            generation: GenerationNumber(1),
+            again: 0,
+        },
+        plan: Uuid::from_u128(plan << 96),
+    };
+    warehouse.load(&table, &name(1), &rows).await.unwrap();
+    warehouse.load(&table, &name(1), &rows).await.unwrap();
+    assert_eq!(fake.applied().len(), 1);
+    warehouse.load(&table, &name(2), &rows.slice(0, 1)).await.unwrap();
+    assert_eq!(warehouse.rows(&table, Slice::Whole).await.unwrap().num_rows(), 1);
+}
+
+/// A store in which somebody else does something just before a record is written.
+#[derive(Debug, Clone)]
+struct Between {
+    store: Arc<dyn ObjectStore>,
+    at: Arc<std::sync::Mutex<Option<String>>>,
+    reached: Arc<tokio::sync::Notify>,
+    go_on: Arc<tokio::sync::Notify>,
+}
+
+impl std::fmt::Display for Between {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.store.fmt(formatter)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Between {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> StoreResult<PutResult> {
+        let here = {
+            let mut at = self.at.lock().unwrap();
+            let here = at.as_ref().is_some_and(|at| location.as_ref().contains(at));
+            here.then(|| at.take()).is_some()
+        };
+        if here {
+            self.reached.notify_one();
+            self.go_on.notified().await;
+        }
+        self.store.put_opts(location, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> StoreResult<Box<dyn MultipartUpload>> {
+        self.store.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> StoreResult<GetResult> {
+        self.store.get_opts(location, options).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, StoreResult<Path>>) -> BoxStream<'static, StoreResult<Path>> {
+        self.store.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
+        self.store.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> StoreResult<ListResult> {
+        self.store.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> StoreResult<()> {
+        self.store.copy_opts(from, to, options).await
+    }
+}
+
+/// Between the look at the ledger and the plan of a rollback the load that it takes back begins and ends: what that one
+/// changed is no difference to what the rollback saw.
+#[tokio::test]
+async fn an_earlier_load_that_came_and_ended_meanwhile_is_seen() {
+    let mut scene = Scene::new(24).await;
+    let (_, warehouse) = memory();
+    let between = Between {
+        store: ledger(),
+        at: Arc::default(),
+        reached: Arc::default(),
+        go_on: Arc::default(),
+    };
+    let store: Arc<dyn ObjectStore> = Arc::new(between.clone());
+    let first = scene.next().await;
+    scene.load(&scene.loader_in(&warehouse, &store), &first).await;
+    let second = scene.next().await;
+    let back = scene.world.generations.rollback(first.number).await.unwrap();
+    let plan = format!("/days/{:020}-", back.number.0);
+    *between.at.lock().unwrap() = Some(plan);
+    let (loader, rows, generation) = (scene.loader_in(&warehouse, &store), scene.rows(), Arc::clone(&back));
+    let later = tokio::spawn(async move { loader.load(&generation, &rows, false, &|_| {}).await });
+    between.reached.notified().await;
+    let earlier = scene.loader_in(&warehouse, &store);
+    let report = earlier.load(&second, &scene.rows(), false, &|_| {}).await.unwrap();
+    assert!(loaded(&report)["days"] > 0, "{report:?}");
+    between.go_on.notify_one();
+    later.await.unwrap().unwrap();
+    scene.verify(&scene.loader_in(&warehouse, &store), &back).await;
+}
+
+#[tokio::test]
+async fn bigquery_jobs_say_what_the_service_must_know() {
+    let mut scene = Scene::new(25).await;
+    let (fake, warehouse) = bigquery().await;
+    let first = scene.next().await;
+    scene.load(&scene.loader_in(&warehouse, &ledger()), &first).await;
+    for job in fake.told() {
+        let load = &job["configuration"]["load"];
+        assert_eq!(load["createDisposition"], "CREATE_NEVER");
+        assert_eq!(load["decimalTargetTypes"], serde_json::json!(["NUMERIC", "BIGNUMERIC"]));
+        assert_eq!(load["parquetOptions"]["enableListInference"], false);
+    }
+    // Removed by somebody while it is loaded: no job makes a table of nobody.
+    let rows = contract::rows_of_most_types();
+    let table = table_like(&rows);
+    let name = LoadName {
+        owner: table.owner,
+        table: table.name.clone(),
+        slice: Slice::Whole,
+        number: LoadNumber {
+            generation: GenerationNumber(1),
+            again: 0,
+        },
+        plan: Uuid::nil(),
+    };
+    let refused = warehouse.load(&table, &name, &rows).await;
+    assert!(matches!(refused, Err(WarehouseError::Refused { .. })), "{refused:?}");
+    assert!(!warehouse.exists(&table).await.unwrap());
+}
+
+/// Rows that make a file of several pieces.
+fn large() -> RecordBatch {
+    let mut random = StdRng::seed_from_u64(26);
+    let texts = (0..20_000).map(|_| {
+        let mut bytes = [0u8; 1024];
+        rand::Rng::fill_bytes(&mut random, &mut bytes);
+        bytes
+    });
+    let bytes: ArrayRef = Arc::new(arrow::array::BinaryArray::from_iter_values(texts));
+    RecordBatch::try_from_iter_with_nullable([("bytes", bytes, true)]).unwrap()
+}
+
+#[tokio::test]
+async fn large_files_go_in_pieces() {
+    let rows = large();
+    let folder = tempfile::tempdir().unwrap();
+    let files = store::local(folder.path()).unwrap();
+    let local: Arc<dyn Warehouse> = Arc::new(LocalWarehouse::new(files, "file:///there"));
+    let (fake, bigquery) = bigquery().await;
+    for warehouse in [local, bigquery] {
+        let table = table_like(&rows);
+        warehouse.prepare(&table).await.unwrap();
+        for (plan, rows) in [(1, &rows), (2, &rows.slice(7, 19_000))] {
+            let name = LoadName {
+                owner: table.owner,
+                table: table.name.clone(),
+                slice: Slice::Whole,
+                number: LoadNumber {
+                    generation: GenerationNumber(plan),
+                    again: 0,
+                },
+                plan: Uuid::nil(),
+            };
+            warehouse.load(&table, &name, rows).await.unwrap();
+            let mut held = RowsHash::default();
+            held.add(&warehouse.rows(&table, Slice::Whole).await.unwrap()).unwrap();
+            let mut wanted = RowsHash::default();
+            wanted.add(rows).unwrap();
+            assert_eq!(held, wanted);
+        }
+    }
+    assert_eq!(fake.resumed(), 2);
+    let staged = std::fs::read_dir(folder.path().join(".staging")).unwrap();
+    assert_eq!(staged.count(), 0, "nothing is left behind");
+}
+
+/// Every row of the events' table, as the log has them.
+async fn events_of(scene: &Scene, warehouse: &Arc<dyn Warehouse>) -> Vec<RecordBatch> {
+    let stream = scene.world.stream();
+    let table_schema = stream.table_schema();
+    let names = [
+        "id",
+        "at",
+        "amount",
+        "_partition",
+        "_offset",
+        "_record_time",
+        "_late",
+        "_duplicate",
+    ];
+    let fields = names.map(|name| table_schema.field_with_name(name).unwrap().clone());
+    let schema = Arc::new(arrow::datatypes::Schema::new(fields.to_vec()));
+    let table = Table {
+        name: stream.name.clone(),
+        schema: foldline_batch_layer::warehouse::shaped_schema(&schema).unwrap(),
+        day: Some("at".into()),
+        ..table_like(&RecordBatch::new_empty(Arc::clone(&schema)))
+    };
+    let mut batches = Vec::new();
+    for slice in warehouse.slices(&table).await.unwrap() {
+        let rows = warehouse.rows(&table, slice).await.unwrap();
+        let days = arrow::compute::cast(rows.column(1), &DataType::Date32).unwrap();
+        let days = days.as_primitive::<arrow::datatypes::Date32Type>();
+        for day in days.values() {
+            let day = chrono::DateTime::from_timestamp(i64::from(*day) * 86_400, 0).unwrap();
+            assert_eq!(slice, Slice::Day(day.date_naive()));
+        }
+        batches.push(rows);
+    }
+    let rows = arrow::compute::concat_batches(&table.schema, &batches).unwrap();
+    let columns = rows.columns().iter().zip(schema.fields());
+    let columns = columns.map(|(column, field)| arrow::compute::cast(column, field.data_type()).unwrap());
+    let rows = RecordBatch::try_new(Arc::clone(&schema), columns.collect()).unwrap();
+    // In log order, one batch for each partition.
+    let partitions = rows.column(3).as_primitive::<arrow::datatypes::Int32Type>();
+    let partition = |partition: i32| {
+        let mask = partitions.iter().map(|of| Some(of == Some(partition))).collect();
+        let rows = arrow::compute::filter_record_batch(&rows, &mask).unwrap();
+        let order = arrow::compute::sort_to_indices(rows.column(4), None, None).unwrap();
+        arrow::compute::take_record_batch(&rows, &order).unwrap()
+    };
+    vec![partition(0), partition(1)]
+}
+
+#[tokio::test]
+async fn a_table_of_events_has_every_row_below_the_cut_once_and_its_sql_is_the_views() {
+    let mut scene = Scene::new(27).await;
+    let folder = tempfile::tempdir().unwrap();
+    let files = store::local(folder.path()).unwrap();
+    let local: Arc<dyn Warehouse> = Arc::new(LocalWarehouse::new(files, "file:///there"));
+    let warehouses = [memory().1, bigquery().await.1, local];
+    let stores = [ledger(), ledger(), ledger()];
+    for round in 0..4 {
+        // The archive goes on behind the cut, and files lie across it.
+        let generation = match round {
+            0 => scene.next().await,
+            _ => {
+                let tick = scene.world.complete_tick();
+                scene.world.fill(&mut scene.random, 30).await;
+                scene.world.run(RunKind::Incremental, tick).await.unwrap().generation
+            }
+        };
+        for (warehouse, store) in warehouses.iter().zip(&stores) {
+            let loader = scene.loader_in(warehouse, store);
+            scene.load(&loader, &generation).await;
+            let found = events_of(&scene, warehouse).await;
+            let places = |batches: &[RecordBatch]| -> Vec<(i32, i64, bool, bool)> {
+                let mut places = Vec::new();
+                for batch in batches {
+                    let int = |name| batch.column_by_name(name).unwrap();
+                    let partitions = int("_partition").as_primitive::<arrow::datatypes::Int32Type>();
+                    let offsets = int("_offset").as_primitive::<arrow::datatypes::Int64Type>();
+                    let (late, duplicate) = (int("_late").as_boolean(), int("_duplicate").as_boolean());
+                    places.extend((0..batch.num_rows()).map(|row| {
+                        (
+                            partitions.value(row),
+                            offsets.value(row),
+                            late.value(row),
+                            duplicate.value(row),
+                        )
+                    }));
+                }
+                places
+            };
+            let expected = places(&scene.world.rows_below(&generation.cut));
+            assert_eq!(places(&found), expected);
+            assert!(expected.iter().any(|place| place.2) && expected.iter().any(|place| place.3));
+            for view in scene.world.catalog.views() {
+                let finished = scene.rows().rows(view, &generation).await.unwrap();
+                let plain = fold_of(view).plain(&found).await.unwrap();
+                assert_eq!(
+                    plain, finished[0],
+                    "{} at generation {}",
+                    view.name, generation.number.0
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_days_whose_files_changed_are_loaded_of_events() {
+    let mut scene = Scene::new(28).await;
+    let first = scene.next().await;
+    let (memory, warehouse) = memory();
+    let store = ledger();
+    scene.load(&scene.loader_in(&warehouse, &store), &first).await;
+    let slices = |replaced: &[LoadName]| -> BTreeSet<Slice> {
+        let events = replaced.iter().filter(|name| name.table == "clicks");
+        events.map(|name| name.slice).collect()
+    };
+    let all = slices(&memory.replaced());
+    let before = memory.replaced().len();
+    let cut = first.cut.clone();
+    let second = scene.next().await;
+    scene.load(&scene.loader_in(&warehouse, &store), &second).await;
+    let mut days = BTreeSet::new();
+    for (batch, below) in [(&second.cut, true), (&cut, false)] {
+        let rows = scene.world.rows_below(batch);
+        for batch in &rows {
+            let partition = batch.column_by_name("_partition").unwrap();
+            let partitions = partition.as_primitive::<arrow::datatypes::Int32Type>().clone();
+            let offsets = batch.column_by_name("_offset").unwrap();
+            let offsets = offsets.as_primitive::<arrow::datatypes::Int64Type>().clone();
+            let at = arrow::compute::cast(batch.column_by_name("at").unwrap(), &DataType::Date32).unwrap();
+            let at = at.as_primitive::<arrow::datatypes::Date32Type>().clone();
+            for row in 0..batch.num_rows() {
+                let cut = cut
+                    .partitions
+                    .iter()
+                    .find(|cut| cut.partition.partition.0 as i32 == partitions.value(row));
+                let new = cut.is_none_or(|cut| offsets.value(row) >= cut.next.0 as i64);
+                if below && new {
+                    let day = chrono::DateTime::from_timestamp(i64::from(at.value(row)) * 86_400, 0).unwrap();
+                    days.insert(Slice::Day(day.date_naive()));
+                }
+            }
+        }
+    }
+    let found = slices(&memory.replaced()[before..]);
+    assert_eq!(found, days);
+    assert!(found.len() < all.len(), "{found:?} of {all:?}");
+    // Nothing new: no row of the archive is read, and none of the warehouse is written.
+    let before = memory.replaced().len();
+    let report = scene.load(&scene.loader_in(&warehouse, &store), &second).await;
+    assert_eq!((memory.replaced().len(), loaded(&report)["clicks"]), (before, 0));
+}
+
+#[tokio::test]
+async fn events_that_are_lost_or_damaged_are_told() {
+    let mut scene = Scene::new(29).await;
+    let first = scene.next().await;
+    let folder = tempfile::tempdir().unwrap();
+    let files = store::local(folder.path()).unwrap();
+    let warehouse: Arc<dyn Warehouse> = Arc::new(LocalWarehouse::new(Arc::clone(&files), "file:///there"));
+    let loader = scene.loader_in(&warehouse, &ledger());
+    scene.load(&loader, &first).await;
+    let of_clicks = |found: Vec<Difference>| found.into_iter().find(|found| found.table == "clicks").unwrap();
+    let days = store::list(files.as_ref(), &"clicks".into()).await.unwrap();
+    let mut days = days
+        .iter()
+        .filter(|object| object.location.as_ref().ends_with(".parquet"));
+    let (one, other) = (days.next().unwrap(), days.next().unwrap());
+    let bytes = files.get(&one.location).await.unwrap().bytes().await.unwrap();
+    files.put(&other.location, bytes.into()).await.unwrap();
+    let found = of_clicks(scene.differences(&loader, &first).await);
+    assert_eq!(found.equal, Some(false), "{found:?}");
+
+    // A row of the archive that is not there any more is no smaller table.
+    let archived = scene.world.paths("archive").await;
+    let victim = archived.iter().find(|path| path.contains("/date=")).unwrap();
+    scene.world.store.delete(&victim.as_str().into()).await.unwrap();
+    let loader = scene.loader_in(&warehouse, &ledger());
+    let report = loader.load(&first, &scene.rows(), true, &|_| {}).await.unwrap();
+    let told = report.tables.iter().find(|table| table.table == "clicks").unwrap();
+    assert!(told.error.is_some(), "{report:?}");
+    assert!(
+        report.tables.iter().all(|table| table.table != MARKER),
+        "the marker stays"
+    );
 }

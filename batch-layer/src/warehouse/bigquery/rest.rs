@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use object_store::CredentialProvider;
 use object_store::gcp::{GcpCredential, GcpCredentialProvider, GoogleCloudStorageBuilder};
-use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::BigQuerySettings;
 use crate::warehouse::WarehouseError;
+
+/// Bytes of a piece of a file; a multiple of 256 KiB, as the service asks for.
+const PIECE: usize = 8 << 20;
 
 /// A client with credentials.
 #[derive(Clone)]
@@ -47,7 +51,6 @@ enum Outcome {
     },
     /// None, or none that can be read.
     Lost(String),
-    Unfit(WarehouseError),
 }
 
 impl Rest {
@@ -61,7 +64,11 @@ impl Rest {
             false => None,
             true => Some(credentials(&settings.credentials).map_err(|error| refused(error.to_string()))?),
         };
-        let client = Client::builder().timeout(settings.request).build();
+        // A piece of a file that was taken is answered with 308, which is no redirection there.
+        let client = Client::builder()
+            .timeout(settings.request)
+            .redirect(Policy::none())
+            .build();
         Ok(Self {
             client: client.map_err(|error| refused(error.to_string()))?,
             endpoint: settings.endpoint.trim_end_matches('/').to_owned(),
@@ -88,20 +95,20 @@ impl Rest {
             .await
     }
 
-    /// A job with its file, in one `multipart/related` request.
-    pub(super) async fn upload(&self, job: &Value, file: Bytes, attempt: &str) -> Answer {
-        let boundary = Uuid::new_v4().simple().to_string();
-        let mut body = Vec::with_capacity(file.len() + 4_096);
-        body.extend_from_slice(
-            format!("--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{job}\r\n").as_bytes(),
-        );
-        body.extend_from_slice(format!("--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n").as_bytes());
-        body.extend_from_slice(&file);
-        body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
-        let url = format!("{}/upload/bigquery/v2/projects/{}/jobs", self.endpoint, self.project);
-        let request = self.client.post(url).query(&[("uploadType", "multipart")]);
-        let request = request.header("content-type", format!("multipart/related; boundary={boundary}"));
-        self.send(request.body(body), attempt).await
+    /// A job whose file is about to come.
+    pub(super) fn upload<'a>(&'a self, job: &'a Value, attempt: &'a str) -> Upload<'a> {
+        Upload {
+            rest: self,
+            job,
+            attempt,
+            session: None,
+            sent: 0,
+            waiting: Vec::new(),
+        }
+    }
+
+    fn upload_url(&self) -> String {
+        format!("{}/upload/bigquery/v2/projects/{}/jobs", self.endpoint, self.project)
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -110,43 +117,160 @@ impl Rest {
     }
 
     async fn send(&self, request: RequestBuilder, attempt: &str) -> Answer {
-        let answer = |outcome| Answer {
+        let outcome = match self.exchange(request).await {
+            Ok(response) => outcome(response).await,
+            Err(reason) => Outcome::Lost(reason),
+        };
+        Answer {
             attempt: attempt.to_owned(),
             outcome,
-        };
+        }
+    }
+
+    async fn exchange(&self, request: RequestBuilder) -> Result<Response, String> {
         let request = match &self.credentials {
             None => request,
             Some(credentials) => match credentials.get_credential().await {
                 Ok(credential) => request.bearer_auth(&credential.bearer),
-                Err(error) => return answer(Outcome::Lost(format!("there are no credentials: {error}"))),
+                Err(error) => return Err(format!("there are no credentials: {error}")),
             },
         };
-        let response = match request.send().await {
-            Ok(response) => response,
-            Err(error) => return answer(Outcome::Lost(told(&error))),
-        };
-        let status = response.status();
-        let text = match response.bytes().await {
-            Ok(text) => text,
-            Err(error) => return answer(Outcome::Lost(told(&error))),
-        };
-        let body: Option<Value> = match text.is_empty() {
-            true => Some(Value::Null),
-            false => serde_json::from_slice(&text).ok(),
-        };
-        answer(match (status.is_success(), body) {
-            (true, Some(body)) => Outcome::Good(body),
-            (true, None) => Outcome::Lost("the answer is no JSON".to_owned()),
-            (false, body) => {
-                let body = body.unwrap_or_default();
-                let error = &body["error"];
-                Outcome::Bad {
-                    status,
-                    reason: error["errors"][0]["reason"].as_str().unwrap_or_default().to_owned(),
-                    message: error["message"].as_str().unwrap_or("(no message)").to_owned(),
-                }
+        request.send().await.map_err(|error| told(&error))
+    }
+}
+
+async fn outcome(response: Response) -> Outcome {
+    let status = response.status();
+    let text = match response.bytes().await {
+        Ok(text) => text,
+        Err(error) => return Outcome::Lost(told(&error)),
+    };
+    let body: Option<Value> = match text.is_empty() {
+        true => Some(Value::Null),
+        false => serde_json::from_slice(&text).ok(),
+    };
+    match (status.is_success(), body) {
+        (true, Some(body)) => Outcome::Good(body),
+        (true, None) => Outcome::Lost("the answer is no JSON".to_owned()),
+        (false, body) => {
+            let body = body.unwrap_or_default();
+            let error = &body["error"];
+            Outcome::Bad {
+                status,
+                reason: error["errors"][0]["reason"].as_str().unwrap_or_default().to_owned(),
+                message: error["message"].as_str().unwrap_or("(no message)").to_owned(),
             }
-        })
+        }
+    }
+}
+
+/// A job with its file: a small one in one `multipart/related` request, a larger one in pieces, by a resumable upload of
+/// which no more than a piece is in memory.
+pub(super) struct Upload<'a> {
+    rest: &'a Rest,
+    job: &'a Value,
+    attempt: &'a str,
+    /// Where the pieces go, once there is more than one.
+    session: Option<String>,
+    /// Bytes that are there.
+    sent: u64,
+    waiting: Vec<u8>,
+}
+
+impl Upload<'_> {
+    /// The next bytes of the file. An answer ends the upload: the job is not there, or somebody else's.
+    pub(super) async fn add(&mut self, bytes: &[u8]) -> Result<(), Answer> {
+        self.waiting.extend_from_slice(bytes);
+        // What is left in the end is never nothing: the last piece says how long the file is.
+        while self.waiting.len() > PIECE {
+            let session = match self.session.clone() {
+                Some(session) => session,
+                None => self.begin().await?,
+            };
+            let last = self.sent + PIECE as u64 - 1;
+            let range = format!("bytes {}-{last}/*", self.sent);
+            let taken = self.put(&session, range, self.waiting[..PIECE].to_vec()).await?;
+            self.waiting.drain(..taken);
+            self.sent += taken as u64;
+        }
+        Ok(())
+    }
+
+    /// The job, once the whole file is there.
+    pub(super) async fn end(self) -> Answer {
+        let Some(session) = &self.session else {
+            return self.at_once().await;
+        };
+        let total = self.sent + self.waiting.len() as u64;
+        let range = format!("bytes {}-{}/{total}", self.sent, total - 1);
+        let request = self.rest.client.put(session).header(CONTENT_RANGE, range);
+        self.rest.send(request.body(self.waiting), self.attempt).await
+    }
+
+    async fn at_once(&self) -> Answer {
+        let (rest, job, boundary) = (self.rest, self.job, Uuid::new_v4().simple());
+        let mut body = Vec::with_capacity(self.waiting.len() + 4_096);
+        body.extend_from_slice(
+            format!("--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{job}\r\n").as_bytes(),
+        );
+        body.extend_from_slice(format!("--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n").as_bytes());
+        body.extend_from_slice(&self.waiting);
+        body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+        let request = rest
+            .client
+            .post(rest.upload_url())
+            .query(&[("uploadType", "multipart")]);
+        let request = request.header(CONTENT_TYPE, format!("multipart/related; boundary={boundary}"));
+        rest.send(request.body(body), self.attempt).await
+    }
+
+    async fn begin(&mut self) -> Result<String, Answer> {
+        let request = self.rest.client.post(self.rest.upload_url());
+        let request = request.query(&[("uploadType", "resumable")]).json(self.job);
+        let request = request.header("x-upload-content-type", "application/octet-stream");
+        let response = self.rest.exchange(request).await.map_err(|reason| self.lost(reason))?;
+        let session = response.headers().get(LOCATION).and_then(|place| place.to_str().ok());
+        match session.map(str::to_owned).filter(|_| response.status().is_success()) {
+            Some(session) => {
+                self.session = Some(session.clone());
+                Ok(session)
+            }
+            None => Err(self.unexpected(response).await),
+        }
+    }
+
+    /// How many bytes of `piece` are there now.
+    async fn put(&self, session: &str, range: String, piece: Vec<u8>) -> Result<usize, Answer> {
+        let request = self.rest.client.put(session).header(CONTENT_RANGE, range).body(piece);
+        let response = self.rest.exchange(request).await.map_err(|reason| self.lost(reason))?;
+        if response.status() != StatusCode::PERMANENT_REDIRECT {
+            return Err(self.unexpected(response).await);
+        }
+        // `bytes=0-524287`: the service may take less than it was given.
+        let there = response.headers().get(RANGE).and_then(|range| range.to_str().ok());
+        let last: Option<u64> = there.and_then(|range| range.rsplit('-').next()?.parse().ok());
+        let taken = last.and_then(|last| (last + 1).checked_sub(self.sent));
+        let taken = taken
+            .and_then(|taken| usize::try_from(taken).ok())
+            .filter(|taken| (1..=PIECE).contains(taken));
+        taken.ok_or_else(|| self.lost("a piece of the file was not taken".to_owned()))
+    }
+
+    async fn unexpected(&self, response: Response) -> Answer {
+        Answer {
+            attempt: self.attempt.to_owned(),
+            outcome: match outcome(response).await {
+                Outcome::Good(_) => Outcome::Lost("the upload ended before its file".to_owned()),
+                outcome => outcome,
+            },
+        }
+    }
+
+    fn lost(&self, reason: String) -> Answer {
+        Answer {
+            attempt: self.attempt.to_owned(),
+            outcome: Outcome::Lost(reason),
+        }
     }
 }
 
@@ -172,16 +296,6 @@ fn credentials(file: &str) -> Result<GcpCredentialProvider, object_store::Error>
 }
 
 impl Answer {
-    pub(super) fn unfit(table: &str, reason: &str) -> Self {
-        Self {
-            attempt: String::new(),
-            outcome: Outcome::Unfit(WarehouseError::Unfit {
-                table: table.to_owned(),
-                reason: reason.to_owned(),
-            }),
-        }
-    }
-
     /// Whether the name is in use.
     pub(super) fn taken(&self) -> bool {
         matches!(&self.outcome, Outcome::Bad { status, .. } if *status == StatusCode::CONFLICT)
@@ -232,7 +346,6 @@ impl Answer {
     pub(super) fn failure(self) -> WarehouseError {
         let attempt = self.attempt;
         match self.outcome {
-            Outcome::Unfit(error) => error,
             Outcome::Good(_) => WarehouseError::Unclear {
                 attempt,
                 reason: "an answer that nobody expects".to_owned(),

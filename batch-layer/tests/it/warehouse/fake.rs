@@ -10,6 +10,14 @@
 //! * `table$20240501` with WRITE_TRUNCATE replaces that partition, rows of other days are an error:
 //!   <https://cloud.google.com/bigquery/docs/load-data-partitioned-tables>;
 //! * 403 `rateLimitExceeded` and `quotaExceeded`, 503 `backendError`: the table of errors above;
+//! * a field that a request does not have is 400 (names from the discovery document, as
+//!   <https://pkg.go.dev/google.golang.org/api/bigquery/v2> has them: `QueryRequest` knows no `jobReference`);
+//! * CREATE_NEVER: without the table the job ends with `notFound`; CREATE_IF_NEEDED: the job makes one, without labels;
+//! * decimals become NUMERIC unless `decimalTargetTypes` says more, lists become `list.element` unless
+//!   `enableListInference` is set: <https://cloud.google.com/bigquery/docs/loading-data-cloud-storage-parquet>;
+//! * partitioning and clustering, where a job says them, must be those of the table that is there;
+//! * resumable uploads: pieces of multiples of 256 KiB but for the last, 308 with `Range` for each, which may be less than
+//!   was sent: <https://cloud.google.com/bigquery/docs/reference/api-uploads>;
 //! * cells are text, TIMESTAMP as microseconds on request:
 //!   <https://cloud.google.com/bigquery/docs/reference/rest/v2/tabledata/list>.
 
@@ -21,10 +29,10 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Date32Type, Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow::util::display::array_value_to_string;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use base64::Engine;
 use bytes::Bytes;
@@ -56,6 +64,10 @@ struct Inner {
     /// The next inserts of jobs are refused: status and reason.
     refusals: Vec<(u16, &'static str)>,
     applied: Vec<String>,
+    /// Uploads under way: their job, and the bytes that came.
+    uploads: HashMap<String, (Value, Vec<u8>)>,
+    /// Files that came in pieces.
+    resumed: usize,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +97,8 @@ impl FakeBigQuery {
             fates: Vec::new(),
             refusals: Vec::new(),
             applied: Vec::new(),
+            uploads: HashMap::new(),
+            resumed: 0,
         }));
         let tables = "/bigquery/v2/projects/{project}/datasets/{dataset}/tables";
         let router = Router::new()
@@ -98,6 +112,7 @@ impl FakeBigQuery {
             .route("/bigquery/v2/projects/{project}/jobs/{id}", get(job))
             .route("/bigquery/v2/projects/{project}/queries", post(query))
             .route("/upload/bigquery/v2/projects/{project}/jobs", post(upload))
+            .route("/session/{id}", put(piece))
             .layer(axum::extract::DefaultBodyLimit::disable())
             .with_state(Arc::clone(&inner));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -121,6 +136,18 @@ impl FakeBigQuery {
 
     pub(crate) fn refuse(&self, refusals: &[(u16, &'static str)]) {
         self.lock().refusals = refusals.iter().rev().copied().collect();
+    }
+
+    /// Files that came in pieces so far.
+    pub(crate) fn resumed(&self) -> usize {
+        self.lock().resumed
+    }
+
+    /// What the jobs that replaced something were told, in order.
+    pub(crate) fn told(&self) -> Vec<Value> {
+        let inner = self.lock();
+        let told = inner.applied.iter().map(|id| inner.jobs[id].body.clone());
+        told.collect()
     }
 
     /// Ids of the jobs that replaced something, in order.
@@ -241,7 +268,94 @@ async fn insert_query(State(state): State<Shared>, Json(body): Json<Value>) -> R
     answer(&state, |inner| insert(inner, body, Bytes::new()))
 }
 
-async fn upload(State(state): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+/// What requests may say.
+const JOB: [&str; 2] = ["jobReference", "configuration"];
+const CONFIGURATION: [&str; 3] = ["load", "query", "labels"];
+const LOAD: [&str; 9] = [
+    "destinationTable",
+    "sourceFormat",
+    "writeDisposition",
+    "createDisposition",
+    "decimalTargetTypes",
+    "parquetOptions",
+    "schema",
+    "timePartitioning",
+    "clustering",
+];
+const QUERY: [&str; 9] = [
+    "query",
+    "useLegacySql",
+    "timeoutMs",
+    "maxResults",
+    "location",
+    "requestId",
+    "labels",
+    "dryRun",
+    "jobCreationMode",
+];
+
+fn unknown(body: &Value, known: &[&str]) -> Option<Response> {
+    let unknown = body.as_object()?.keys().find(|key| !known.contains(&key.as_str()))?;
+    let message = format!("Invalid JSON payload received. Unknown name \"{unknown}\": Cannot find field.");
+    Some(refused(400, "badRequest", &message))
+}
+
+/// The next piece of a file: `bytes 0-8388607/*`, and the last one with the length of all.
+async fn piece(State(state): State<Shared>, Path(session): Path<String>, headers: HeaderMap, body: Bytes) -> Response {
+    const UNIT: usize = 256 << 10;
+    let range = headers["content-range"].to_str().unwrap().to_owned();
+    answer(&state, |inner| {
+        let Some((job, there)) = inner.uploads.get_mut(&session) else {
+            return refused(404, "notFound", "Not found: Upload");
+        };
+        let (span, total) = range.strip_prefix("bytes ").unwrap().split_once('/').unwrap();
+        let (first, last) = span.split_once('-').unwrap();
+        let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+        if first != there.len() || last + 1 - first != body.len() {
+            return refused(400, "badRequest", "the piece does not follow those before");
+        }
+        if total != "*" {
+            there.extend_from_slice(&body);
+            assert_eq!(total.parse::<usize>().unwrap(), there.len());
+            let (job, file) = (job.clone(), Bytes::from(std::mem::take(there)));
+            inner.uploads.remove(&session);
+            inner.resumed += 1;
+            return insert(inner, job, file);
+        }
+        if body.len() % UNIT != 0 {
+            return refused(400, "badRequest", "a piece is no multiple of 256 KiB");
+        }
+        // Now and then less is taken than came.
+        let taken = if there.len() % (3 * UNIT) == 0 {
+            body.len()
+        } else {
+            UNIT
+        };
+        there.extend_from_slice(&body[..taken]);
+        let range = format!("bytes=0-{}", there.len() - 1);
+        (StatusCode::PERMANENT_REDIRECT, [("range", range)]).into_response()
+    })
+}
+
+fn begin_upload(state: &Shared, headers: &HeaderMap, job: Value) -> Response {
+    let host = headers["host"].to_str().unwrap().to_owned();
+    answer(state, |inner| {
+        let session = uuid::Uuid::new_v4().to_string();
+        let place = format!("http://{host}/session/{session}");
+        inner.uploads.insert(session, (job, Vec::new()));
+        (StatusCode::OK, [("location", place)]).into_response()
+    })
+}
+
+async fn upload(
+    State(state): State<Shared>,
+    Query(asked): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if asked["uploadType"] == "resumable" {
+        return begin_upload(&state, &headers, serde_json::from_slice(&body).unwrap());
+    }
     let boundary = headers["content-type"]
         .to_str()
         .unwrap()
@@ -280,6 +394,11 @@ fn insert(inner: &mut Inner, body: Value, file: Bytes) -> Response {
     let id = id_of(&body);
     if inner.jobs.contains_key(&id) {
         return refused(409, "duplicate", &format!("Already Exists: Job {id}"));
+    }
+    let configuration = &body["configuration"];
+    let strange = unknown(&body, &JOB).or_else(|| unknown(configuration, &CONFIGURATION));
+    if let Some(refused) = strange.or_else(|| unknown(&configuration["load"], &LOAD)) {
+        return refused;
     }
     let is_load = body["configuration"]["load"].is_object();
     let job = FakeJob {
@@ -323,6 +442,7 @@ async fn job(State(state): State<Shared>, Path((_, id)): Path<(String, String)>)
                         applied.push(id.clone());
                         None
                     }
+                    Err(message) if message.starts_with("Not found") => error("notFound", &message),
                     Err(message) => error("invalid", &message),
                 },
             };
@@ -337,7 +457,20 @@ fn apply(tables: &mut BTreeMap<String, FakeTable>, job: &FakeJob) -> Result<(), 
     let load = &job.body["configuration"]["load"];
     let id = load["destinationTable"]["tableId"].as_str().unwrap();
     let (name, partition) = id.split_once('$').unwrap_or((id, "all"));
+    if !tables.contains_key(name) && load["createDisposition"] != "CREATE_NEVER" {
+        let described = json!({ "schema": load["schema"], "labels": {}, "timePartitioning": load["timePartitioning"] });
+        let partitions = BTreeMap::new();
+        tables.insert(name.to_owned(), FakeTable { described, partitions });
+    }
     let table = tables.get_mut(name).ok_or_else(|| format!("Not found: Table {name}"))?;
+    for said in ["timePartitioning", "clustering"] {
+        if !load[said].is_null() && load[said] != table.described[said] {
+            return Err(format!("Incompatible table partitioning specification: {said}"));
+        }
+    }
+    if load["parquetOptions"]["enableListInference"] == json!(true) && load["schema"].to_string().contains("\"list\"") {
+        return Err("Provided Schema does not match: a list is REPEATED".into());
+    }
     if load["writeDisposition"] != "WRITE_TRUNCATE" || load["sourceFormat"] != "PARQUET" {
         return Err("the fake knows only whole Parquet files".into());
     }
@@ -348,6 +481,18 @@ fn apply(tables: &mut BTreeMap<String, FakeTable>, job: &FakeJob) -> Result<(), 
     let schema = Arc::clone(reader.schema());
     let batches: Vec<RecordBatch> = reader.build().unwrap().collect::<Result<_, _>>().unwrap();
     let rows = arrow::compute::concat_batches(&schema, &batches).unwrap();
+    let wide = load["decimalTargetTypes"]
+        .as_array()
+        .is_some_and(|types| types.contains(&json!("BIGNUMERIC")));
+    for field in schema.fields() {
+        if let DataType::Decimal128(digits, scale) = field.data_type()
+            && (*scale > 9 || i16::from(*digits) - i16::from(*scale) > 29)
+            && !wide
+        {
+            let name = field.name();
+            return Err(format!("Field {name} has changed type from BIGNUMERIC to NUMERIC"));
+        }
+    }
     match table.described["timePartitioning"]["field"].as_str() {
         None if partition == "all" => {}
         None => return Err("the table is not partitioned".into()),
@@ -371,6 +516,9 @@ fn apply(tables: &mut BTreeMap<String, FakeTable>, job: &FakeJob) -> Result<(), 
 
 async fn query(State(state): State<Shared>, Json(body): Json<Value>) -> Response {
     answer(&state, |inner| {
+        if let Some(refused) = unknown(&body, &QUERY) {
+            return refused;
+        }
         let sql = body["query"].as_str().unwrap();
         let from = sql.split("FROM ").nth(1).unwrap().split_whitespace().next().unwrap();
         let name = from.rsplit('.').next().unwrap().trim_matches('`');

@@ -5,7 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use foldline_batch_layer::warehouse::{LoadName, Prepared, Settled, Slice, Table, Warehouse, WarehouseError};
+use foldline_batch_layer::warehouse::{
+    LoadName, Prepared, Settled, Slice, SliceRows, Table, Warehouse, WarehouseError,
+};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryFutureExt, TryStreamExt};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::Notify;
@@ -109,7 +113,7 @@ impl Warehouse for FaultyWarehouse {
         self.meet("prepare", self.warehouse.prepare(table)).await
     }
 
-    async fn load(&self, table: &Table, name: &LoadName, rows: &RecordBatch) -> Result<(), WarehouseError> {
+    async fn load(&self, table: &Table, name: &LoadName, rows: &dyn SliceRows) -> Result<(), WarehouseError> {
         self.meet("load", self.warehouse.load(table, name, rows)).await
     }
 
@@ -125,8 +129,10 @@ impl Warehouse for FaultyWarehouse {
         self.meet("expire", self.warehouse.expire(table, slices)).await
     }
 
-    async fn rows(&self, table: &Table, slice: Slice) -> Result<RecordBatch, WarehouseError> {
-        self.meet("rows", self.warehouse.rows(table, slice)).await
+    fn batches<'a>(&'a self, table: &'a Table, slice: Slice) -> BoxStream<'a, Result<RecordBatch, WarehouseError>> {
+        let read = self.meet("rows", self.warehouse.batches(table, slice).try_collect::<Vec<_>>());
+        let read = read.map_ok(|batches| futures::stream::iter(batches.into_iter().map(Ok)));
+        futures::stream::once(read).try_flatten().boxed()
     }
 
     async fn slices(&self, table: &Table) -> Result<Vec<Slice>, WarehouseError> {
