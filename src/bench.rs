@@ -5,6 +5,7 @@
 
 #[cfg(feature = "kafka")]
 mod kafka;
+mod realtime;
 mod sums;
 mod views;
 
@@ -32,6 +33,7 @@ use foldline_sql::{Catalog, Fold, Partial, SourceFile, Stream};
 use tokio_util::sync::CancellationToken;
 
 use crate::Setting;
+use crate::config::RealtimeStoreKind;
 use crate::output::say;
 
 const PIPELINE: &str = "
@@ -82,6 +84,11 @@ pub(crate) struct Bench {
     #[cfg(feature = "kafka")]
     #[arg(long)]
     kafka: bool,
+
+    /// Instead: realtime views on these nodes of Cassandra ("host:port", several with commas), in keyspaces of its own, which
+    /// stay there
+    #[arg(long, value_name = "NODES")]
+    realtime: Option<String>,
 }
 
 impl Bench {
@@ -129,6 +136,14 @@ impl Bench {
         let threads = std::thread::available_parallelism().map_or(0, usize::from);
         say!("{} events, {threads} cores, {} build", self.events, build());
 
+        if let Some(nodes) = &self.realtime {
+            let (folder, mut settings) = (folder.to_owned(), setting.merged.settings.clone());
+            settings.realtime.store = RealtimeStoreKind::Cassandra;
+            settings.realtime.nodes = nodes.clone();
+            let answers = setting.answers.clone();
+            let measured = async move { realtime::measure(&work, &settings, &folder, answers).await };
+            return setting.work.spawn(measured).await?;
+        }
         work.decode()?;
         work.append().await?;
         work.read().await?;

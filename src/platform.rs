@@ -394,7 +394,6 @@ impl Building {
         .bounded(settings.batch.memory_bytes);
         let stored = match self.cluster {
             Some(_) if self.roles.iter().any(|role| [Role::Speed, Role::Serve].contains(role)) => {
-                stored::refuse_views(&self.catalog, settings)?;
                 stored::open(settings).await?
             }
             _ => None,
