@@ -361,7 +361,7 @@ impl Work {
         // As who asks by HTTP: from a thread that gives way to nobody.
         let asker = answers.spawn_blocking(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(reads(&serving, peak / 2.0))
+            runtime.block_on(reads(&serving, peak / 2.0, 1))
         });
         asker.await??;
         loaded.store(false, Ordering::Relaxed);
@@ -464,7 +464,8 @@ fn declared(stream: &Stream, columns: &[String]) -> Vec<String> {
         .collect()
 }
 
-async fn reads(serving: &Serving, load: f64) -> anyhow::Result<()> {
+/// `slower` times as far apart as reads from memory, and so many times fewer.
+async fn reads(serving: &Serving, load: f64, slower: u32) -> anyhow::Result<()> {
     let mut random = Random(42);
     let mut point = |_| vec![Filter::parse("user_id", &user(random.next(), USERS))];
     let first = Instant::now();
@@ -474,8 +475,8 @@ async fn reads(serving: &Serving, load: f64) -> anyhow::Result<()> {
     timed_reads(
         serving,
         "merged point read",
-        READS,
-        Duration::from_millis(5),
+        READS / slower as usize,
+        Duration::from_millis(5) * slower,
         load,
         point,
     )
@@ -491,8 +492,8 @@ async fn reads(serving: &Serving, load: f64) -> anyhow::Result<()> {
     timed_reads(
         serving,
         "1000 merged rows",
-        READS / 10,
-        Duration::from_millis(10),
+        READS / 10 / slower as usize,
+        Duration::from_millis(10) * slower,
         load,
         range,
     )

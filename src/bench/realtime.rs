@@ -25,6 +25,8 @@ use crate::output::say;
 
 /// The store is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A read asks the store, and must not wait for the one before.
+const SLOWER: u32 = 4;
 /// Nobody is told that nobody writes.
 const SILENT: Duration = Duration::from_secs(3_600);
 
@@ -78,7 +80,7 @@ pub(super) async fn measure(work: &Work, settings: &Settings, folder: &Path, ans
     // As who asks by HTTP: from a thread that gives way to nobody.
     let asker = answers.spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(reads(&serving, 0.0))
+        runtime.block_on(reads(&serving, 0.0, SLOWER))
     });
     asker.await??;
     cancel.cancel();
