@@ -34,7 +34,7 @@ use foldline_serving_layer::merge::{self, Keys, MergeError};
 use foldline_serving_layer::seam::{self, Seam, SeamError};
 use foldline_serving_layer::{AnswerCoverage, finish};
 use foldline_speed_layer::Partials;
-use foldline_speed_layer::shared::StoredPartials;
+use foldline_speed_layer::shared::{StoreError, StoredPartials};
 use foldline_sql::{
     Class, Derived, Fold, FoldError, KeyLookup, Partial, Stream, View, ViewKind, session_context, system_columns,
 };
@@ -74,7 +74,7 @@ pub(crate) struct Finding {
 
 /// Audits `view`; `progress` is told the raw rows read so far. An error on the way is a finding too: what cannot be
 /// read is not right. A view that is refused to everybody now, because it is building or speed has not caught up with
-/// batch, is neither right nor wrong; nor is one whose recomputation does not fit in `serve.query_memory_bytes`.
+/// batch, is neither right nor wrong; nor is one that does not fit in `serve.query_memory_bytes`.
 pub(crate) async fn audit(core: &Core, view: &View, progress: &(dyn Fn(u64) + Send + Sync)) -> Finding {
     let outcome = match &view.kind {
         ViewKind::Fold(fold) => audit_fold(core, view, fold, progress).await,
@@ -97,7 +97,12 @@ fn not_comparable(error: &anyhow::Error) -> bool {
         Some(FoldError::Run { source, .. }) => matches!(source.find_root(), DataFusionError::ResourcesExhausted(_)),
         _ => false,
     };
-    building || too_large || error.downcast_ref::<SeamError>().is_some()
+    let is_no_room = |error: &StoreError| matches!(error, StoreError::NoRoom { .. });
+    let no_room = match error.downcast_ref() {
+        Some(MergeError::Speed { source, .. }) => is_no_room(source),
+        _ => error.downcast_ref().is_some_and(is_no_room),
+    };
+    building || too_large || no_room || error.downcast_ref::<SeamError>().is_some()
 }
 
 /// One side and the other, over the same coverage.
@@ -279,9 +284,10 @@ async fn both_sides(
     generations: Generations,
     progress: &(dyn Fn(u64) + Send + Sync),
 ) -> anyhow::Result<Sides> {
-    let partials = merge::gather(view, fold, &seam, &generations, &Keys::all()).await?;
+    let room = core.serving.room();
+    let partials = merge::gather(view, fold, &seam, &generations, &Keys::all(), &room).await?;
     let answer = finish::finish(view, fold, &partials, seam.as_of_topic(&fold.stream().topic)).await?;
-    drop(partials);
+    drop((partials, room));
     let raw_rows = AtomicU64::new(0);
     let (rows, plain) = plain(core, fold);
     let feed = async {
@@ -464,7 +470,8 @@ async fn wrong_part(core: &Core, view: &View, fold: &Arc<Fold>, sides: &Sides) -
             let partials = match segment.views.get(&view.id) {
                 Some(Partials::Held(partials)) => partials.clone(),
                 Some(Partials::Stored(stored)) => {
-                    StoredPartials::fetch(&[Arc::clone(stored)], &[KeyLookup::default()]).await?
+                    let room = core.serving.room();
+                    StoredPartials::fetch(&[Arc::clone(stored)], &[KeyLookup::default()], &room).await?
                 }
                 None => Vec::new(),
             };

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "kafka")]
 mod kafka;
+mod realtime;
 mod sums;
 mod views;
 
@@ -32,6 +33,7 @@ use foldline_sql::{Catalog, Fold, Partial, SourceFile, Stream};
 use tokio_util::sync::CancellationToken;
 
 use crate::Setting;
+use crate::config::RealtimeStoreKind;
 use crate::output::say;
 
 const PIPELINE: &str = "
@@ -82,6 +84,11 @@ pub(crate) struct Bench {
     #[cfg(feature = "kafka")]
     #[arg(long)]
     kafka: bool,
+
+    /// Instead: realtime views on these nodes of Cassandra ("host:port", several with commas), in keyspaces of its own, which
+    /// stay there
+    #[arg(long, value_name = "NODES")]
+    realtime: Option<String>,
 }
 
 impl Bench {
@@ -129,6 +136,14 @@ impl Bench {
         let threads = std::thread::available_parallelism().map_or(0, usize::from);
         say!("{} events, {threads} cores, {} build", self.events, build());
 
+        if let Some(nodes) = &self.realtime {
+            let (folder, mut settings) = (folder.to_owned(), setting.merged.settings.clone());
+            settings.realtime.store = RealtimeStoreKind::Cassandra;
+            settings.realtime.nodes = nodes.clone();
+            let answers = setting.answers.clone();
+            let measured = async move { realtime::measure(&work, &settings, &folder, answers).await };
+            return setting.work.spawn(measured).await?;
+        }
         work.decode()?;
         work.append().await?;
         work.read().await?;
@@ -346,7 +361,7 @@ impl Work {
         // As who asks by HTTP: from a thread that gives way to nobody.
         let asker = answers.spawn_blocking(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(reads(&serving, peak / 2.0))
+            runtime.block_on(reads(&serving, peak / 2.0, 1))
         });
         asker.await??;
         loaded.store(false, Ordering::Relaxed);
@@ -449,7 +464,8 @@ fn declared(stream: &Stream, columns: &[String]) -> Vec<String> {
         .collect()
 }
 
-async fn reads(serving: &Serving, load: f64) -> anyhow::Result<()> {
+/// `slower` times as far apart as reads from memory, and so many times fewer.
+async fn reads(serving: &Serving, load: f64, slower: u32) -> anyhow::Result<()> {
     let mut random = Random(42);
     let mut point = |_| vec![Filter::parse("user_id", &user(random.next(), USERS))];
     let first = Instant::now();
@@ -459,8 +475,8 @@ async fn reads(serving: &Serving, load: f64) -> anyhow::Result<()> {
     timed_reads(
         serving,
         "merged point read",
-        READS,
-        Duration::from_millis(5),
+        READS / slower as usize,
+        Duration::from_millis(5) * slower,
         load,
         point,
     )
@@ -476,8 +492,8 @@ async fn reads(serving: &Serving, load: f64) -> anyhow::Result<()> {
     timed_reads(
         serving,
         "1000 merged rows",
-        READS / 10,
-        Duration::from_millis(10),
+        READS / 10 / slower as usize,
+        Duration::from_millis(10) * slower,
         load,
         range,
     )

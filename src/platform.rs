@@ -420,7 +420,6 @@ impl Building {
         let recompute = on_engine(recompute, settings, &self.files)?;
         let stored = match self.cluster {
             Some(_) if self.roles.iter().any(|role| [Role::Speed, Role::Serve].contains(role)) => {
-                stored::refuse_views(&self.catalog, settings)?;
                 stored::open(settings).await?
             }
             _ => None,

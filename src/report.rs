@@ -270,8 +270,8 @@ fn memory(core: &Core) -> Vec<MemoryStatus> {
     let mut rows = Vec::new();
     if let Some(speed) = &core.speed {
         let status = speed.status();
-        let partials = status.iter().map(|one| one.bytes).sum();
-        rows.push(row("speed", partials, Some(core.settings.speed.memory_bytes)));
+        // Partials, and the encoded states that a shared store holds of them.
+        rows.push(row("speed", speed.held_bytes(), Some(core.settings.speed.memory_bytes)));
         let horizon = status.iter().map(|one| one.horizon_bytes).sum();
         rows.push(row("speed horizon", horizon, None));
     }

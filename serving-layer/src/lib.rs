@@ -17,11 +17,13 @@ pub mod serving;
 pub mod status;
 
 mod points;
+mod room;
 mod tables;
 
 pub use coverage::AnswerCoverage;
 pub use query::QueryError;
 pub use read::{Filter, Operator, ReadRequest, Sort};
+pub use room::QueryRoom;
 pub use seam::{Gap, Mode, Place, Seam, SeamError};
 pub use serving::{Answer, Limits, ServedTopic, Serving, ServingParts, ViewState};
 pub use status::{Count, Status, StatusSource};

@@ -11,7 +11,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::Expr;
 use foldline_batch_layer::{GenerationError, Generations};
 use foldline_speed_layer::Partials;
-use foldline_speed_layer::shared::{StoreError, StoredPartials};
+use foldline_speed_layer::shared::{Room, StoreError, StoredPartials};
 use foldline_sql::{Fold, FoldError, KeyLookup, KeyRange, Partial, View};
 
 use crate::seam::Seam;
@@ -184,13 +184,15 @@ pub fn building(view: &View, fold: &Fold, seam: &Seam) -> Result<(), MergeError>
     Ok(())
 }
 
-/// The partials of `view` in `seam`, batch first, without empty ones.
+/// The partials of `view` in `seam`, batch first, without empty ones. What has to be fetched for them, and is nobody else's, is
+/// taken from `room`.
 pub async fn gather(
     view: &View,
     fold: &Arc<Fold>,
     seam: &Seam,
     generations: &Generations,
     keys: &Keys,
+    room: &dyn Room,
 ) -> Result<Vec<Partial>, MergeError> {
     building(view, fold, seam)?;
     let mut found = Vec::new();
@@ -221,7 +223,7 @@ pub async fn gather(
             Partials::Stored(partials) => stored.push(Arc::clone(partials)),
         }
     }
-    let fetched = StoredPartials::fetch(&stored, &keys.alternatives).await;
+    let fetched = StoredPartials::fetch(&stored, &keys.alternatives, room).await;
     let fetched = fetched.map_err(|source| MergeError::Speed {
         view: view.name.clone(),
         source,

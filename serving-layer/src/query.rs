@@ -138,7 +138,7 @@ pub enum QueryError {
     Seam(#[from] SeamError),
     /// A half is missing, or partials cannot be read.
     #[error(transparent)]
-    Merge(#[from] MergeError),
+    Merge(MergeError),
     /// Finishing failed.
     #[error(transparent)]
     Finish(#[from] FinishError),
@@ -153,6 +153,18 @@ pub enum QueryError {
 impl From<DataFusionError> for QueryError {
     fn from(error: DataFusionError) -> Self {
         Self::from_datafusion(error, Self::Plan)
+    }
+}
+
+impl From<MergeError> for QueryError {
+    fn from(error: MergeError) -> Self {
+        match error {
+            MergeError::Speed {
+                source: StoreError::NoRoom { source, .. },
+                ..
+            } => Self::OutOfMemory(DataFusionError::External(source)),
+            error => Self::Merge(error),
+        }
     }
 }
 

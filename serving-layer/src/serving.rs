@@ -25,6 +25,7 @@ use crate::finish::{self, Finished, FinishedKey};
 use crate::merge::{self, Keys};
 use crate::points::PointPlans;
 use crate::query::QueryError;
+use crate::room::QueryRoom;
 use crate::seam::{self, Mode, Place, Seam};
 
 /// So long a view counts as damaged after a read that failed, if nobody asks again: a process that is not ready is
@@ -196,6 +197,11 @@ impl Serving {
         &self.inner.parts.catalog
     }
 
+    /// Memory of queries, for whoever gathers as they do.
+    pub fn room(&self) -> QueryRoom {
+        QueryRoom::new(&self.inner.runtime.memory_pool)
+    }
+
     /// How `view` can be answered now. Reads no partials.
     pub fn state(&self, view: &View) -> ViewState {
         self.inner.state(view)
@@ -328,7 +334,9 @@ impl Inner {
         seam: &Seam,
         keys: &Keys,
     ) -> Result<RecordBatch, QueryError> {
-        let partials = merge::gather(view, fold, seam, &self.parts.generations, keys).await?;
+        // Until the rows are finished.
+        let room = QueryRoom::new(&self.runtime.memory_pool);
+        let partials = merge::gather(view, fold, seam, &self.parts.generations, keys, &room).await?;
         Ok(finish::finish(view, fold, &partials, self.as_of(view, seam)).await?)
     }
 

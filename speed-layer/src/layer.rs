@@ -321,6 +321,18 @@ impl SpeedLayer {
         }
     }
 
+    /// For whoever holds something more because of what is folded here: it counts towards the budget.
+    pub fn memory_share(&self) -> MemoryShare {
+        MemoryShare {
+            budget: Arc::clone(&self.inner.parts.budget),
+        }
+    }
+
+    /// Bytes that partials hold, and whoever has a [`SpeedLayer::memory_share`].
+    pub fn held_bytes(&self) -> usize {
+        self.inner.parts.budget.held.load(Ordering::Relaxed)
+    }
+
     /// State of every partition.
     pub fn status(&self) -> Vec<PartitionStatus> {
         let folding = self.folding();
@@ -471,6 +483,19 @@ impl Counted {
             raw_bytes: self.raw_bytes.load(Ordering::Relaxed),
             checkpoints: self.checkpoints.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// A holder of memory under the budget of a [`SpeedLayer`], beside its partitions.
+#[derive(Debug)]
+pub struct MemoryShare {
+    budget: Arc<Budget>,
+}
+
+impl MemoryShare {
+    /// Something that held `before` bytes holds `after` now.
+    pub fn change(&self, before: usize, after: usize) {
+        self.budget.change(before, after);
     }
 }
 

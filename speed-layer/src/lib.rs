@@ -14,6 +14,6 @@ pub mod segment;
 pub mod shared;
 pub mod wire;
 
-pub use layer::{Counters, PartitionStatus, SpeedError, SpeedLayer, SpeedSettings};
+pub use layer::{Counters, MemoryShare, PartitionStatus, SpeedError, SpeedLayer, SpeedSettings};
 pub use retire::Gaps;
 pub use segment::{Partials, PartitionView, RealtimeStore, Segment, Snapshot};

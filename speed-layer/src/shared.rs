@@ -19,8 +19,14 @@
 //! `plan` says which segments a new record names, [`memory`] is a store for tests, [`contract`] the checks of all of
 //! them, and `cassandra` the store on Apache Cassandra or ScyllaDB.
 //!
-//! Removed is only what no record names any more, after longer than any reader may go on with an older record; whoever
-//! reads for longer is refused, by its own clock. Removals name a whole segment, so that none can hide a later row.
+//! A segment is written by one process, which never goes on with it after a flush that failed: so every version up to a
+//! record's `until` was named by some record, and what was never named is in no answer. A process that takes over writes
+//! the last segment anew. A state that is too large for one cell is stored in **chunks**, each of which says how many there
+//! are; a reader that finds fewer says so.
+//!
+//! Removed is only what no record names any more, after longer than any reader may go on with an older record, and once
+//! the newest [`HEADS`] records all follow the one that gave it up; whoever reads for longer is refused, by its own clock.
+//! Removals name a whole segment, so that none can hide a later row.
 
 #[cfg(feature = "cassandra")]
 pub mod cassandra;
@@ -36,7 +42,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::BinaryArray;
 use async_trait::async_trait;
 use bytes::Bytes;
 use foldline_event_log::{Offset, TopicPartition};
@@ -53,6 +58,9 @@ pub const ONE_BUCKET: i32 = -1;
 /// A reader or writer looks at this many of the newest records of a partition; the one before the newest must be among
 /// them.
 pub const HEADS: usize = 8;
+
+/// A state is stored in chunks of at most so many bytes: databases want cells and mutations of a few MiB at most.
+pub const CHUNK_BYTES: usize = 1 << 20;
 
 /// Versions that nobody removed may expire after this, where a store can do that.
 pub const EXPIRY: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -79,6 +87,14 @@ pub enum StoreError {
     /// It is not fit for this use as it is set up.
     #[error("{0}")]
     Unfit(String),
+    /// Whoever asks may not hold so much.
+    #[error("{bytes} more bytes of realtime views do not fit into memory")]
+    NoRoom {
+        /// What was asked for.
+        bytes: usize,
+        /// Cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Partials.
     #[error("partials cannot be stored or read back")]
     Partial(#[from] foldline_sql::FoldError),
@@ -112,7 +128,7 @@ pub struct Head {
     pub previous: Option<Uuid>,
 }
 
-/// Versions of keys of one view in one segment.
+/// Versions of keys of one view in one segment, or chunks of some.
 #[derive(Debug, Clone)]
 pub struct Versions {
     /// Id of the view.
@@ -121,45 +137,73 @@ pub struct Versions {
     pub segment: Uuid,
     /// Where the states end.
     pub until: Offset,
-    /// The bucket of each key.
-    pub buckets: Vec<i32>,
-    /// Keys, none of them twice.
-    pub keys: BinaryArray,
-    /// State of each key.
-    pub states: BinaryArray,
+    /// What is stored of them: no chunk of a key twice.
+    pub cells: Vec<Cell>,
 }
 
-/// A version as it was stored.
+/// A state, or a chunk of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cell {
+    /// The bucket of the key.
+    pub bucket: i32,
+    /// Key.
+    pub key: Bytes,
+    /// Which chunk of the state this is, from 0 on.
+    pub chunk: u32,
+    /// How many chunks the state has.
+    pub chunks: u32,
+    /// The bytes of the chunk.
+    pub state: Bytes,
+}
+
+/// A cell as it was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// The segment.
     pub segment: Uuid,
-    /// Key.
-    pub key: Bytes,
     /// Where the state ends.
     pub until: Offset,
-    /// State.
-    pub state: Bytes,
+    /// The cell.
+    pub cell: Cell,
+}
+
+/// Which cells are read: all chunks of all versions in `segments` of the keys `from..until` of one bucket of a view.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Id of the view.
+    pub view: &'a str,
+    /// The bucket.
+    pub bucket: i32,
+    /// The segments.
+    pub segments: &'a [Uuid],
+    /// Smallest key.
+    pub from: &'a [u8],
+    /// What all keys lie below.
+    pub until: &'a [u8],
+    /// No cell has more bytes than this: how much a page may hold follows from it.
+    pub cell_bytes: usize,
+}
+
+/// Where the memory of a read comes from. Everything that was taken is given back by whoever asks, when the partials are
+/// used up.
+pub trait Room: Send + Sync {
+    /// Takes so many bytes more, or refuses with [`StoreError::NoRoom`].
+    fn take(&self, bytes: usize) -> Result<(), StoreError>;
+    /// Gives so many of the bytes taken back.
+    fn give_back(&self, bytes: usize);
 }
 
 /// A store of realtime views that several processes may open.
 ///
 /// Acknowledged means durable, and seen by every read that begins later. Every write may be made again, in any order and
-/// by anybody: the same once more changes nothing. No call is atomic over more than one version or record.
+/// by anybody: the same once more changes nothing. No call is atomic over more than one cell or record.
 #[async_trait]
 pub trait SharedStore: Send + Sync + fmt::Debug {
-    /// Stores versions. Of one that is stored already nothing changes, as whoever writes it writes the same.
+    /// Stores cells. Of one that is stored already nothing changes, as whoever writes it writes the same.
     async fn write(&self, versions: &Versions) -> Result<(), StoreError>;
 
-    /// Every version in `segments` of the keys `from..until` of one bucket, in any order.
-    async fn read(
-        &self,
-        view: &str,
-        bucket: i32,
-        segments: &[Uuid],
-        from: &[u8],
-        until: &[u8],
-    ) -> Result<Vec<Stored>, StoreError>;
+    /// Every cell that is wanted, in any order: also of a version of which only some were written.
+    async fn read(&self, wanted: Wanted<'_>) -> Result<Vec<Stored>, StoreError>;
 
     /// Removes a segment's versions of a view from `buckets`. What is written to that segment afterwards may be there or
     /// not; nothing else is touched, whenever it was or will be written.
@@ -178,6 +222,13 @@ pub trait SharedStore: Send + Sync + fmt::Debug {
     async fn retire(&self, partition: &TopicPartition, rank: Rank) -> Result<(), StoreError>;
 }
 
+/// Whether the newest records were each made from the one below, and none of them ranks below `rank`. Then whatever comes
+/// late, and was made from a record below `rank`, is not [`chained`] to them: nobody believes it.
+fn all_follow(heads: &[Head], rank: Rank) -> bool {
+    let follow = |pair: &[Head]| pair[0].previous == Some(pair[1].id);
+    heads.len() == HEADS && heads.windows(2).all(follow) && heads[HEADS - 1].rank >= rank
+}
+
 /// Whether the record that the newest of `heads` was made from is there.
 fn chained(heads: &[Head]) -> bool {
     heads.split_first().is_none_or(|(newest, older)| {
@@ -189,7 +240,7 @@ fn chained(heads: &[Head]) -> bool {
 
 /// The folds of `catalog` by id of their views.
 fn folds_of(catalog: &Catalog) -> HashMap<String, Arc<Fold>> {
-    let folds = catalog.views().iter().filter_map(|view| match &view.kind {
+    let folds = catalog.views_and_parts().iter().filter_map(|view| match &view.kind {
         ViewKind::Fold(fold) => Some((view.id.clone(), Arc::clone(fold))),
         ViewKind::Derived(_) => None,
     });

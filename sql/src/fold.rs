@@ -124,11 +124,6 @@ pub struct Fold {
 }
 
 impl Fold {
-    /// Whether keys of its state change when states are merged: the start of a session does when an earlier event comes.
-    pub fn moves_keys(&self) -> bool {
-        self.regroup.as_ref().is_some_and(Regroup::moves_keys)
-    }
-
     /// Builds the fold of the analysed `plan`, which has one aggregation over `stream`.
     pub(crate) async fn compile(
         view: &str,
@@ -242,6 +237,12 @@ impl Fold {
     /// How many of the first columns of [`Fold::state_schema`] are the key.
     pub fn key_columns(&self) -> usize {
         self.key_columns
+    }
+
+    /// Position of the key column that merging changes: the start of a session does when an earlier event comes.
+    pub(crate) fn session_key(&self) -> Option<usize> {
+        let regroup = self.regroup.as_ref()?;
+        matches!(regroup.by, Regrouping::Session(_)).then_some(regroup.window)
     }
 
     /// Columns of the answer.

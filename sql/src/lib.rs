@@ -31,7 +31,7 @@ pub use catalog::{Catalog, Column, Derived, EventTimeFormat, SourceFile, Stream,
 pub use check::MULTIPLYING_FUNCTIONS;
 pub use fold::{Class, FOLD_FORMAT, Fold, FoldError};
 pub use parse::duration_ms;
-pub use partial::{KeyLookup, KeyRange, KeySpan, KeyedRows, Partial, own_bytes};
+pub use partial::{KeyLookup, KeyRange, KeySpan, KeyedRows, Partial, PartialIdentity, own_bytes};
 pub use point::{FixedColumn, PointPlan};
 pub use refusal::Refusal;
 pub use session::{execution_config, session_context};

@@ -5,7 +5,7 @@ mod rows;
 
 use std::cmp::Ordering;
 use std::io::Cursor;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use arrow::array::{Array, ArrayRef, BooleanArray, DynComparator, RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow::compute::{SortOptions, filter_record_batch, take_record_batch};
@@ -59,6 +59,11 @@ impl Partial {
     /// Key columns, then state columns.
     pub fn batch(&self) -> &RecordBatch {
         &self.batch
+    }
+
+    /// Which partial this is: equal for clones alone, also once all of them are gone. Holds no column.
+    pub fn identity(&self) -> PartialIdentity {
+        PartialIdentity(Arc::downgrade(&self.filter))
     }
 
     /// Tells partials apart without looking at their columns: the same for clones, and no other's while one of them lives.
@@ -201,6 +206,16 @@ impl Partial {
         };
         let batch = with_schema(batch, fold.state_schema()).map_err(|error| refuse(error.to_string()))?;
         Ok(Self::new(batch, fold.key_columns()))
+    }
+}
+
+/// See [`Partial::identity`].
+#[derive(Debug, Clone)]
+pub struct PartialIdentity(Weak<OnceLock<KeyFilter>>);
+
+impl PartialEq for PartialIdentity {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ptr_eq(&other.0)
     }
 }
 

@@ -25,11 +25,6 @@ pub(crate) struct Regroup {
 }
 
 impl Regroup {
-    /// Whether a merge changes keys.
-    pub(crate) fn moves_keys(&self) -> bool {
-        matches!(self.by, Regrouping::Session(_))
-    }
-
     /// States that merge by key as they stand.
     pub(crate) fn before_merge(&self, schema: &SchemaRef, states: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
         match self.by {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use foldline_event_log::Clock;
 use foldline_speed_layer::Gaps;
-use foldline_speed_layer::shared::{SharedStore, Writer, WriterSettings};
-use foldline_sql::{Catalog, View, ViewKind};
+use foldline_speed_layer::shared::{self, SharedStore, Writer, WriterSettings};
+use foldline_sql::Catalog;
 
 use crate::config::{RealtimeStoreKind, Settings};
 use crate::failure::Failure;
@@ -17,21 +17,6 @@ const KEPT_BEYOND: Duration = Duration::from_secs(30);
 /// kept.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const ALIVE_PER_KEPT: u32 = 16;
-
-/// The store takes the newest version of each key, and a key stays where it is: but the start of a session, which is part
-/// of its key, moves when an earlier event comes or two sessions become one.
-pub(crate) fn refuse_views(catalog: &Catalog, settings: &Settings) -> anyhow::Result<()> {
-    let moves = |view: &&Arc<View>| matches!(&view.kind, ViewKind::Fold(fold) if fold.moves_keys());
-    match catalog.views_and_parts().iter().find(moves) {
-        Some(view) if settings.realtime.store != RealtimeStoreKind::Memory => Err(Failure::Usage(format!(
-            "view \"{}\" has sessions, which a shared store does not take yet: set realtime.store = \"memory\", or leave \
-             the view out",
-            view.name
-        ))
-        .into()),
-        _ => Ok(()),
-    }
-}
 
 /// The store, if realtime views are kept in one.
 pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Option<Arc<dyn SharedStore>>> {
@@ -97,30 +82,8 @@ pub(crate) fn writer(
         every: Duration::from_millis(settings.realtime.flush_ms),
         alive: ALIVE_EVERY.min(kept / ALIVE_PER_KEPT),
         kept,
-        rewrite_after: foldline_speed_layer::shared::REWRITE_AFTER,
+        rewrite_after: shared::REWRITE_AFTER,
+        chunk_bytes: shared::CHUNK_BYTES,
     };
     Writer::new(store, catalog, gaps, clock, writing)
-}
-
-#[cfg(test)]
-mod tests {
-    use foldline_sql::SourceFile;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn sessions_are_refused_in_a_shared_store_alone() {
-        let text = "CREATE STREAM clicks (id TEXT NOT NULL, at TIMESTAMPTZ NOT NULL) WITH (topic = 'clicks', event_time = 'at');
-CREATE VIEW visits AS SELECT id, session(at, INTERVAL '15 minutes') AS visit, count(*) AS clicks FROM clicks GROUP BY 1, 2;";
-        let file = SourceFile {
-            name: "clicks.sql".into(),
-            text: text.into(),
-        };
-        let catalog = Catalog::compile(&[file]).await.unwrap();
-        let mut settings = Settings::default();
-        refuse_views(&catalog, &settings).unwrap();
-        settings.realtime.store = RealtimeStoreKind::Cassandra;
-        let refused = refuse_views(&catalog, &settings).unwrap_err().to_string();
-        assert!(refused.contains("view \"visits\" has sessions"), "{refused}");
-    }
 }

@@ -29,15 +29,15 @@ pub(crate) fn ok(folder: &Folder, name: &str, arguments: &[&str]) -> String {
 }
 
 pub(crate) fn send(collector: &Running, range: std::ops::Range<usize>) {
+    send_rows(collector, &visits(range));
+}
+
+/// The same of visits that are written out.
+pub(crate) fn send_rows(collector: &Running, rows: &str) {
     let json = "Content-Type: application/x-ndjson\r\n";
     let since = Instant::now();
     loop {
-        let (status, answer) = ask(
-            &collector.address,
-            "POST /v1/streams/visits/events",
-            json,
-            &visits(range.clone()),
-        );
+        let (status, answer) = ask(&collector.address, "POST /v1/streams/visits/events", json, rows);
         if status == 202 {
             return;
         }

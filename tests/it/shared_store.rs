@@ -7,10 +7,23 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::cluster::{BY_HAND, Reader, SHORT, assert_whole, await_total, batch, node, ok, send, total};
+use crate::cli::write;
+use crate::cluster::{BY_HAND, Reader, SHORT, assert_whole, await_total, batch, node, ok, send_rows, total};
 use crate::crashes::Dice;
 use crate::installation::{Folder, Running};
 use crate::kafka::{PATIENCE, ask, ask_until, brokers};
+
+/// Sessions of a page, which follow each other through the day and the night; of all pages, that is of all partitions, together;
+/// and a view whose fold is a part of it.
+const SESSIONS: &str =
+    "CREATE VIEW stays AS SELECT page, session(at, INTERVAL '7 minutes') AS stay, count(*) AS visits,
+  sum(seconds) AS seconds FROM visits GROUP BY 1, 2;
+CREATE VIEW rushes AS SELECT session(at, INTERVAL '90 seconds') AS rush,
+  window_end(session(at, INTERVAL '90 seconds')) AS ended, count(*) AS visits FROM visits GROUP BY 1;
+CREATE VIEW ranks AS SELECT page, visits, rank() OVER (ORDER BY visits DESC) AS place
+  FROM (SELECT page, count(*) AS visits FROM visits GROUP BY 1) AS counts;\n";
+/// Visits are at any of so many minutes, in no order: they begin sessions earlier, and join them.
+const MINUTES: usize = 1_300;
 
 const ROUNDS: u64 = 4;
 const ROUNDS_SOAK: u64 = 50;
@@ -35,6 +48,26 @@ fn realtime(cassandra: &str) -> String {
     )
 }
 
+/// A folder with sessions among its views.
+fn folder(brokers: &str, settings: &str) -> Folder {
+    let folder = Folder::on_cluster(brokers, settings);
+    write(folder.path(), "sql/pipelines/web/sessions.sql", SESSIONS);
+    folder
+}
+
+/// Sends visits from one afternoon to the next.
+fn send(collector: &Running, range: std::ops::Range<usize>) {
+    let visit = |number: usize| {
+        let minute = 15 * 60 + number * 613 % MINUTES;
+        let (day, hour, minute) = (2 + minute / 1_440, minute / 60 % 24, minute % 60);
+        let page = number % 7;
+        format!(
+            "{{\"visit_id\":\"v{number}\",\"page\":\"/{page}\",\"seconds\":1,\"at\":\"2026-03-0{day}T{hour:02}:{minute:02}:00Z\"}}\n"
+        )
+    };
+    send_rows(collector, &range.map(visit).collect::<String>());
+}
+
 /// What the foldline at `address` says of partitions that grow old.
 fn stale(address: &str) -> Vec<String> {
     let (_, status) = ask(address, "GET /v1/status", "", "");
@@ -44,10 +77,25 @@ fn stale(address: &str) -> Vec<String> {
         .collect()
 }
 
+/// The visits of the rows of an answer, which are of several sessions.
+fn counted(answer: &str) -> usize {
+    let rows = answer.split("\"visits\":").skip(1).map(|rest| {
+        let digits = rest
+            .chars()
+            .skip_while(|letter| *letter == '"')
+            .take_while(char::is_ascii_digit);
+        let digits: String = digits.collect();
+        digits.parse::<usize>().unwrap_or_default()
+    });
+    let rows: Vec<usize> = rows.collect();
+    assert!(rows.len() > 5, "{answer}");
+    rows.iter().sum()
+}
+
 #[test]
 fn cassandra_holds_what_speed_nodes_fold_whoever_dies() {
     let Some((brokers, cassandra)) = servers() else { return };
-    let folder = Folder::on_cluster(&brokers, &format!("{SHORT}{BY_HAND}{}", realtime(&cassandra)));
+    let folder = folder(&brokers, &format!("{SHORT}{BY_HAND}{}", realtime(&cassandra)));
     let collect = node(&folder, "collect", "collect");
     let archive = node(&folder, "archive", "archive");
     let [speed_a, speed_b] = ["speed-a", "speed-b"].map(|name| node(&folder, name, "speed"));
@@ -68,6 +116,14 @@ fn cassandra_holds_what_speed_nodes_fold_whoever_dies() {
     // One key, as a point read.
     let (status, page) = ask(&serve_a.address, "GET /v1/views/pages?page=/0", "", "");
     assert_eq!(status, 200, "{page}");
+    // And the sessions of one, whose rows are one cell of each segment.
+    let (status, stays) = ask(&serve_a.address, "GET /v1/views/stays?page=/3&limit=1000", "", "");
+    assert_eq!(status, 200, "{stays}");
+    assert_eq!(
+        counted(&stays),
+        (0..600).filter(|number| number % 7 == 3).count(),
+        "{stays}"
+    );
 
     // A speed node dies, its partitions move.
     speed_a.kill_minus_9();
@@ -126,7 +182,7 @@ fn cassandra_soak_of_kills_and_rebalances_loses_and_repeats_nothing() {
     let settings = SHORT.replace("cut_every_ms = 250", "cut_every_ms = 250\ncheckpoint_every_ms = 500");
     let scheduled = "[batch]\nkeep = 2\nschedule = \"*/3 * * * * *\"\n";
     let realtime = realtime(&cassandra);
-    let folder = Folder::on_cluster(&brokers, &format!("{settings}{scheduled}{realtime}"));
+    let folder = folder(&brokers, &format!("{settings}{scheduled}{realtime}"));
     let collect = node(&folder, "collect", "collect");
     let keep = node(&folder, "keep", "serve");
     let leader = node(&folder, "batch", "batch");

@@ -1,8 +1,9 @@
 //! The shared store on Apache Cassandra or ScyllaDB.
 //!
 //! ```text
-//! state     ((view_id, bucket), segment, key, until desc)            state
+//! state     ((view_id, bucket), segment, key, until desc, chunk)     chunks, state
 //! coverage  ((partition), era desc, until desc, number desc, id)     previous, says
+//! format    ((name))                                                 value: of the tables, and how nodes sync
 //! ```
 //!
 //! *Wide keys.* A partition of the database is a bucket of a view: a segment with many keys of a view spreads them over
@@ -10,6 +11,9 @@
 //!
 //! *Hot keys.* A key that changes all the time gets a version for each flush and no lock, and all of them go with their
 //! segment; a segment that has become heavy with them is written anew.
+//!
+//! *Large states.* A mutation of Cassandra is at most half a segment of its commit log (16 MiB), and cells should stay below
+//! a few MiB: so a state comes in chunks, each a row that says how many there are.
 //!
 //! *Ranges.* Keys that share their first column are in one bucket, in the order of their columns: the days of a product
 //! are one slice of each segment.
@@ -24,13 +28,12 @@
 //! *Expiry* is a safety net for what nobody removed. Records expire long before the versions that they name: segments
 //! are written anew at a quarter of the time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arrow::array::Array;
 use async_trait::async_trait;
 use bytes::Bytes;
 use foldline_event_log::{Offset, TopicPartition};
@@ -39,23 +42,34 @@ use futures::future::try_join_all;
 use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
+use scylla::cluster::Node;
+use scylla::deserialize::row::DeserializeRow;
+use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
 use scylla::frame::types::Consistency as Level;
 use scylla::policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy};
 pub use scylla::policies::timestamp_generator::TimestampGenerator;
+use scylla::serialize::row::SerializeRow;
 use scylla::statement::batch::{Batch, BatchStatement, BatchType};
 use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::unprepared::Statement;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::{EXPIRY, HEADS, Head, REWRITE_AFTER, Rank, SharedStore, StoreError, Stored, Versions};
+use super::{Cell, EXPIRY, HEADS, Head, REWRITE_AFTER, Rank, SharedStore, StoreError, Stored, Versions, Wanted};
 
 /// Format of the tables.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
+/// Name of that in the table `format`.
+const FORMAT_NAME: &str = "tables";
 /// Versions of one bucket that go in one mutation: what servers warn about is 5 KiB.
 const BATCH_BYTES: usize = 4 << 10;
 const BATCH_ROWS: usize = 64;
-const PAGE_ROWS: i32 = 2_000;
+/// Rows of a page, which servers make in memory, and about how many bytes.
+const PAGE_ROWS: usize = 2_000;
+const PAGE_BYTES: usize = 8 << 20;
+/// Nodes that were not asked yet are looked for this often.
+const ASK_EVERY: Duration = Duration::from_secs(10);
 
 /// How many replicas acknowledge a write and answer a read. Only those that let a read see every write acknowledged
 /// before it: anything less would show coverage without what it names.
@@ -108,9 +122,20 @@ impl fmt::Debug for CassandraSettings {
 
 /// A keyspace.
 pub struct CassandraStore {
-    session: Session,
+    session: Arc<Session>,
     statements: Statements,
     in_flight: Semaphore,
+    /// Why it is not used any more.
+    unfit: Arc<OnceLock<String>>,
+    asking: Option<JoinHandle<()>>,
+}
+
+impl Drop for CassandraStore {
+    fn drop(&mut self) {
+        if let Some(asking) = &self.asking {
+            asking.abort();
+        }
+    }
 }
 
 impl fmt::Debug for CassandraStore {
@@ -140,28 +165,48 @@ impl CassandraStore {
                 "\"{keyspace}\" is no name for a keyspace: use small letters, digits and underscores"
             )));
         }
-        let session = connect(&settings).await?;
+        let session = Arc::new(connect(&settings).await?);
         make(&session, &settings).await?;
         let statements = Statements::prepare(&session, keyspace).await?;
+        let unfit = Arc::new(OnceLock::new());
+        let asking = match settings.accept_periodic_sync {
+            true => None,
+            false => {
+                let mut nodes = Nodes::new(Arc::clone(&session), keyspace);
+                nodes.ask_at_start().await?;
+                Some(tokio::spawn(nodes.ask_others(Arc::clone(&unfit))))
+            }
+        };
         Ok(Self {
             session,
             statements,
             in_flight: Semaphore::new(settings.in_flight.max(1)),
+            unfit,
+            asking,
         })
     }
 
-    /// Writes the rows at `places`, all of one bucket.
-    async fn write_some(&self, versions: &Versions, places: &[usize]) -> Result<(), StoreError> {
-        let values: Vec<_> = places
+    /// Refused is what may be lost by a crash of one node.
+    fn refuse_unfit(&self) -> Result<(), StoreError> {
+        self.unfit
+            .get()
+            .map_or(Ok(()), |reason| Err(StoreError::Unfit(reason.clone())))
+    }
+
+    /// Writes `cells`, all of one bucket.
+    async fn write_some(&self, versions: &Versions, cells: &[&Cell]) -> Result<(), StoreError> {
+        let values: Vec<_> = cells
             .iter()
-            .map(|row| {
+            .map(|cell| {
                 (
                     versions.view.as_str(),
-                    versions.buckets[*row],
+                    cell.bucket,
                     versions.segment,
-                    versions.keys.value(*row),
+                    cell.key.as_ref(),
                     signed(versions.until),
-                    versions.states.value(*row),
+                    cell.chunk as i32,
+                    cell.chunks as i32,
+                    cell.state.as_ref(),
                 )
             })
             .collect();
@@ -220,60 +265,83 @@ async fn make(session: &Session, settings: &CassandraSettings) -> Result<(), Sto
     }
     let copies = copies(session, keyspace).await?.unwrap_or_default();
     refuse_missed_reads(settings, &copies)?;
-    if !settings.accept_periodic_sync {
-        refuse_late_sync(session).await?;
+    // Only what is missing is made: to make what is there takes rights, too, and all nodes' consent.
+    let there = tables(session, keyspace).await?;
+    let missing = |table: &str| !there.iter().any(|name| name == table);
+    if missing("format") {
+        let made = format!("CREATE TABLE IF NOT EXISTS {keyspace}.format (name text PRIMARY KEY, value text)");
+        run(session, made, "make the tables").await?;
+    }
+    let asked = format!("SELECT value FROM {keyspace}.format WHERE name = '{FORMAT_NAME}'");
+    let found = first_row::<(String,)>(session, asked.into(), (), "read the format").await?;
+    if let Some((format,)) = found.as_ref().filter(|(format,)| format != FORMAT) {
+        return Err(StoreError::Unfit(format!(
+            "keyspace \"{keyspace}\" holds realtime views in format {format}, this foldline writes {FORMAT}; name another \
+             keyspace"
+        )));
     }
     let (expiry, records) = (EXPIRY.as_secs(), REWRITE_AFTER.as_secs());
-    let tables = [
-        format!("CREATE TABLE IF NOT EXISTS {keyspace}.format (name text PRIMARY KEY, value text)"),
-        format!(
+    if missing("state") {
+        let made = format!(
             "CREATE TABLE IF NOT EXISTS {keyspace}.state (view_id text, bucket int, segment uuid, key blob, until bigint, \
-             state blob, PRIMARY KEY ((view_id, bucket), segment, key, until)) WITH CLUSTERING ORDER BY (segment ASC, key \
-             ASC, until DESC) AND default_time_to_live = {expiry} AND gc_grace_seconds = 3600"
-        ),
-        format!(
+             chunk int, chunks int, state blob, PRIMARY KEY ((view_id, bucket), segment, key, until, chunk)) WITH \
+             CLUSTERING ORDER BY (segment ASC, key ASC, until DESC, chunk ASC) AND default_time_to_live = {expiry} AND \
+             gc_grace_seconds = 3600"
+        );
+        run(session, made, "make the tables").await?;
+    }
+    if missing("coverage") {
+        let made = format!(
             "CREATE TABLE IF NOT EXISTS {keyspace}.coverage (partition text, era bigint, until bigint, number bigint, id \
              uuid, previous uuid, says blob, PRIMARY KEY (partition, era, until, number, id)) WITH CLUSTERING ORDER BY \
              (era DESC, until DESC, number DESC, id DESC) AND default_time_to_live = {records} AND gc_grace_seconds = 3600"
-        ),
-    ];
-    for table in tables {
-        session
-            .query_unpaged(table, ())
-            .await
-            .map_err(unavailable("make the tables"))?;
+        );
+        run(session, made, "make the tables").await?;
     }
-    let asked = format!("SELECT value FROM {keyspace}.format WHERE name = 'tables'");
-    let found = session
-        .query_unpaged(asked, ())
-        .await
-        .map_err(unavailable("read the format"))?;
-    let found = found.into_rows_result().map_err(unavailable("read the format"))?;
-    let found = found
-        .maybe_first_row::<(String,)>()
-        .map_err(unavailable("read the format"))?;
-    match found {
-        Some((format,)) if format == FORMAT => Ok(()),
-        Some((format,)) => Err(StoreError::Unfit(format!(
-            "keyspace \"{keyspace}\" holds realtime views in format {format}, this foldline writes {FORMAT}; name another \
-             keyspace"
-        ))),
-        None => {
-            let noted = format!("INSERT INTO {keyspace}.format (name, value) VALUES ('tables', '{FORMAT}')");
-            let noted = session.query_unpaged(noted, ()).await;
-            noted.map(drop).map_err(unavailable("note the format"))
-        }
+    if found.is_none() {
+        let noted = format!("INSERT INTO {keyspace}.format (name, value) VALUES ('{FORMAT_NAME}', '{FORMAT}')");
+        run(session, noted, "note the format").await?;
     }
+    Ok(())
+}
+
+async fn run(session: &Session, statement: String, attempted: &'static str) -> Result<(), StoreError> {
+    let ran = session.query_unpaged(statement, ()).await;
+    ran.map(drop).map_err(unavailable(attempted))
+}
+
+/// The first row of what `statement` finds.
+async fn first_row<R>(
+    session: &Session,
+    statement: Statement,
+    values: impl SerializeRow,
+    attempted: &'static str,
+) -> Result<Option<R>, StoreError>
+where
+    R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata>,
+{
+    let found = session.query_unpaged(statement, values).await;
+    let found = found.map_err(unavailable(attempted))?.into_rows_result();
+    let found = found.map_err(unavailable(attempted))?;
+    found.maybe_first_row().map_err(unavailable(attempted))
+}
+
+/// The tables that `keyspace` has.
+async fn tables(session: &Session, keyspace: &str) -> Result<Vec<String>, StoreError> {
+    let asked = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?";
+    let found = session.query_unpaged(asked, (keyspace,)).await;
+    let found = found.map_err(unavailable("read the tables"))?.into_rows_result();
+    let found = found.map_err(unavailable("read the tables"))?;
+    let rows = found.rows::<(String,)>().map_err(unavailable("read the tables"))?;
+    let names = rows.map(|row| row.map(|(name,)| name));
+    names.collect::<Result<_, _>>().map_err(unavailable("read the tables"))
 }
 
 /// Copies by datacenter (or over all); `None` where there is no such keyspace.
 async fn copies(session: &Session, keyspace: &str) -> Result<Option<BTreeMap<String, u32>>, StoreError> {
     let asked = "SELECT replication, durable_writes FROM system_schema.keyspaces WHERE keyspace_name = ?";
-    let found = session.query_unpaged(asked, (keyspace,)).await;
-    let found = found.map_err(unavailable("read the keyspaces"))?;
-    let found = found.into_rows_result().map_err(unavailable("read the keyspaces"))?;
-    let found = found.maybe_first_row::<(BTreeMap<String, String>, bool)>();
-    let Some((replication, durable)) = found.map_err(unavailable("read the keyspaces"))? else {
+    let found = first_row::<(BTreeMap<String, String>, bool)>(session, asked.into(), (keyspace,), "read the keyspaces");
+    let Some((replication, durable)) = found.await? else {
         return Ok(None);
     };
     if !durable {
@@ -303,43 +371,161 @@ fn refuse_missed_reads(settings: &CassandraSettings, copies: &BTreeMap<String, u
     )))
 }
 
-/// Asks every node whether it syncs its commit log before it acknowledges. ScyllaDB has the same setting elsewhere.
-async fn refuse_late_sync(session: &Session) -> Result<(), StoreError> {
-    let state = session.get_cluster_state();
-    for node in state.get_nodes_info() {
-        let mut found = None;
+/// How nodes sync their commit logs: whoever acknowledges before has lost what was acknowledged after a crash.
+///
+/// | a node | is |
+/// | --- | --- |
+/// | says `group` or `batch` | fit, and what it said is remembered in the keyspace, by its host id |
+/// | says `periodic`, or something that is not known | refused: at the start, and by every request from then on |
+/// | does not answer, and said `group` or `batch` before | fit until it answers, when it is asked again |
+/// | does not answer, and nobody ever asked it | refused at the start |
+///
+/// So one node that is down stops nobody. Who was away or joins is asked within [`ASK_EVERY`] of answering: as long a
+/// node whose setting was changed meanwhile may acknowledge what it has not synced.
+struct Nodes {
+    session: Arc<Session>,
+    keyspace: String,
+    /// By host id: those that answered this process, and have not been away since.
+    asked: BTreeSet<Uuid>,
+}
+
+impl Nodes {
+    fn new(session: Arc<Session>, keyspace: &str) -> Self {
+        Self {
+            session,
+            keyspace: keyspace.to_owned(),
+            asked: BTreeSet::new(),
+        }
+    }
+
+    async fn ask_at_start(&mut self) -> Result<(), StoreError> {
+        for node in self.unasked() {
+            let said = self.ask(&node).await;
+            let before = match &said {
+                Some(_) => None,
+                None => self.remembered(node.host_id).await?,
+            };
+            match judge(&node.address.to_string(), said.as_deref(), before.as_deref()) {
+                Ok(()) if said.is_some() => self.remember(node.host_id, said.as_deref()).await?,
+                Ok(()) => tracing::warn!(
+                    node = %node.address,
+                    "a node of the shared store does not answer; it synced its commit log in time when it was asked last"
+                ),
+                Err(reason) => return Err(StoreError::Unfit(reason)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on asking those that have not answered yet, until one is `unfit`.
+    async fn ask_others(mut self, unfit: Arc<OnceLock<String>>) {
+        loop {
+            tokio::time::sleep(ASK_EVERY).await;
+            self.forget_those_away();
+            for node in self.unasked() {
+                let Some(said) = self.ask(&node).await else { continue };
+                if let Err(reason) = judge(&node.address.to_string(), Some(&said), None) {
+                    tracing::error!(reason, "the shared store is not used any more");
+                    unfit.get_or_init(|| reason);
+                    return;
+                }
+                if let Err(error) = self.remember(node.host_id, Some(&said)).await {
+                    // Asked again.
+                    self.asked.remove(&node.host_id);
+                    tracing::debug!(%error, "what a node said is not remembered");
+                }
+            }
+        }
+    }
+
+    /// They may come back with another setting.
+    fn forget_those_away(&mut self) {
+        let state = self.session.get_cluster_state();
+        let there = state.get_nodes_info().iter().filter(|node| node.is_connected());
+        let there: BTreeSet<Uuid> = there.map(|node| node.host_id).collect();
+        self.asked.retain(|host| there.contains(host));
+    }
+
+    fn unasked(&self) -> Vec<Arc<Node>> {
+        let state = self.session.get_cluster_state();
+        let nodes = state.get_nodes_info().iter();
+        let unasked = nodes.filter(|node| !self.asked.contains(&node.host_id));
+        unasked.cloned().collect()
+    }
+
+    /// What the node itself says. ScyllaDB has the same setting elsewhere. `None` where it does not answer.
+    async fn ask(&mut self, node: &Arc<Node>) -> Option<String> {
+        let mut answered = false;
         for table in ["system_views.settings", "system.config"] {
             let mut asked = Statement::new(format!("SELECT value FROM {table} WHERE name = 'commitlog_sync'"));
             let target = NodeIdentifier::Node(Arc::clone(node));
             asked.set_load_balancing_policy(Some(SingleTargetLoadBalancingPolicy::new(target, None)));
             asked.set_consistency(Level::One);
-            let Ok(answer) = session.query_unpaged(asked, ()).await else {
-                continue;
-            };
-            let rows = answer.into_rows_result().map_err(unavailable("read settings"))?;
-            let row = rows
-                .maybe_first_row::<(String,)>()
-                .map_err(unavailable("read settings"))?;
-            found = found.or(row.map(|(value,)| value.trim_matches('"').to_owned()));
+            match self.session.query_unpaged(asked, ()).await {
+                Ok(answer) => {
+                    let rows = answer.into_rows_result().ok();
+                    let row = rows.and_then(|rows| rows.maybe_first_row::<(String,)>().ok().flatten());
+                    if let Some((value,)) = row {
+                        self.asked.insert(node.host_id);
+                        return Some(value.trim_matches('"').to_owned());
+                    }
+                    answered = true;
+                }
+                // It answers that there is no such table, or none for us.
+                Err(ExecutionError::LastAttemptError(RequestAttemptError::DbError(
+                    DbError::Invalid | DbError::Unauthorized,
+                    _,
+                ))) => answered = true,
+                Err(_) => {}
+            }
         }
-        let synced = found.as_deref().is_some_and(|sync| sync != "periodic");
-        if !synced {
-            let (address, sync) = (node.address, found.as_deref().unwrap_or("unknown"));
-            return Err(StoreError::Unfit(format!(
-                "node {address} syncs its commit log after it acknowledges (commitlog_sync: {sync}), so that a crash loses \
-                 what answers are made of; set commitlog_sync: group there, or accept it with \
-                 realtime.accept_periodic_sync = true"
-            )));
+        if answered {
+            self.asked.insert(node.host_id);
         }
+        answered.then(|| UNKNOWN.to_owned())
     }
-    Ok(())
+
+    async fn remembered(&self, host: Uuid) -> Result<Option<String>, StoreError> {
+        let asked = format!("SELECT value FROM {}.format WHERE name = ?", self.keyspace);
+        let found =
+            first_row::<(String,)>(&self.session, asked.into(), (sync_name(host),), "read what nodes said").await?;
+        Ok(found.map(|(said,)| said))
+    }
+
+    async fn remember(&self, host: Uuid, said: Option<&str>) -> Result<(), StoreError> {
+        let noted = format!("INSERT INTO {}.format (name, value) VALUES (?, ?)", self.keyspace);
+        let noted = self.session.query_unpaged(noted, (sync_name(host), said)).await;
+        noted.map(drop).map_err(unavailable("note what nodes said"))
+    }
+}
+
+fn sync_name(host: Uuid) -> String {
+    format!("commitlog_sync of {host}")
+}
+
+/// What a node says that does not know the setting.
+const UNKNOWN: &str = "unknown";
+
+/// Why the node at `address` is not fit, if it is not: by what it says now, or, where it does not answer, said before.
+fn judge(address: &str, says: Option<&str>, said: Option<&str>) -> Result<(), String> {
+    match says.or(said) {
+        Some("group" | "batch") => Ok(()),
+        Some(sync) => Err(format!(
+            "node {address} syncs its commit log after it acknowledges (commitlog_sync: {sync}), so that a crash loses what \
+             answers are made of; set commitlog_sync: group there, or accept it with realtime.accept_periodic_sync = true"
+        )),
+        None => Err(format!(
+            "node {address} does not answer, and nobody knows yet how it syncs its commit log; start it, remove it from the \
+             database's cluster, or set realtime.accept_periodic_sync = true"
+        )),
+    }
 }
 
 impl Statements {
     async fn prepare(session: &Session, keyspace: &str) -> Result<Self, StoreError> {
         let prepare = async |text: String| {
             let mut statement = Statement::new(text);
-            statement.set_page_size(PAGE_ROWS);
+            statement.set_page_size(PAGE_ROWS as i32);
             let prepared = session.prepare(statement).await;
             let mut prepared = prepared.map_err(unavailable("prepare statements"))?;
             prepared.set_is_idempotent(true);
@@ -348,11 +534,12 @@ impl Statements {
         let newest = format!("SELECT era, until, number, id, previous FROM {keyspace}.coverage WHERE partition = ?");
         Ok(Self {
             write: prepare(format!(
-                "INSERT INTO {keyspace}.state (view_id, bucket, segment, key, until, state) VALUES (?, ?, ?, ?, ?, ?)"
+                "INSERT INTO {keyspace}.state (view_id, bucket, segment, key, until, chunk, chunks, state) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
             ))
             .await?,
             read: prepare(format!(
-                "SELECT segment, key, until, state FROM {keyspace}.state WHERE view_id = ? AND bucket = ? AND segment IN ? \
+                "SELECT segment, key, until, chunk, chunks, state FROM {keyspace}.state WHERE view_id = ? AND bucket = ? AND segment IN ? \
                  AND key >= ? AND key < ?"
             ))
             .await?,
@@ -381,36 +568,46 @@ impl Statements {
 #[async_trait]
 impl SharedStore for CassandraStore {
     async fn write(&self, versions: &Versions) -> Result<(), StoreError> {
-        let mut order: Vec<usize> = (0..versions.keys.len()).collect();
-        order.sort_by_key(|row| versions.buckets[*row]);
-        let parts = mutations(versions, &order);
-        let writes = parts.into_iter().map(|part| self.write_some(versions, &order[part]));
+        self.refuse_unfit()?;
+        let mut cells: Vec<&Cell> = versions.cells.iter().collect();
+        cells.sort_by_key(|cell| cell.bucket);
+        let parts = mutations(&cells);
+        let writes = parts.into_iter().map(|part| self.write_some(versions, &cells[part]));
         try_join_all(writes).await.map(drop)
     }
 
-    async fn read(
-        &self,
-        view: &str,
-        bucket: i32,
-        segments: &[Uuid],
-        from: &[u8],
-        until: &[u8],
-    ) -> Result<Vec<Stored>, StoreError> {
+    async fn read(&self, wanted: Wanted<'_>) -> Result<Vec<Stored>, StoreError> {
+        self.refuse_unfit()?;
+        let Wanted {
+            view,
+            bucket,
+            segments,
+            from,
+            until,
+            cell_bytes,
+        } = wanted;
         if segments.is_empty() {
             return Ok(Vec::new());
         }
         let _under_way = self.in_flight.acquire().await;
+        let mut read = self.statements.read.clone();
+        read.set_page_size((PAGE_BYTES / cell_bytes.max(1)).clamp(1, PAGE_ROWS) as i32);
         let values = (view, bucket, segments, from, until);
-        let pages = self.session.execute_iter(self.statements.read.clone(), values).await;
+        let pages = self.session.execute_iter(read, values).await;
         let rows = pages.map_err(unavailable("read"))?;
         let rows = rows
-            .rows_stream::<(Uuid, Bytes, i64, Bytes)>()
+            .rows_stream::<(Uuid, Bytes, i64, i32, i32, Bytes)>()
             .map_err(unavailable("read"))?;
-        let stored = rows.map_ok(|(segment, key, until, state)| Stored {
+        let stored = rows.map_ok(|(segment, key, until, chunk, chunks, state)| Stored {
             segment,
-            key,
             until: unsigned(until),
-            state,
+            cell: Cell {
+                bucket,
+                key,
+                chunk: chunk as u32,
+                chunks: chunks as u32,
+                state,
+            },
         });
         stored.try_collect().await.map_err(unavailable("read"))
     }
@@ -426,6 +623,7 @@ impl SharedStore for CassandraStore {
     }
 
     async fn heads(&self, partition: &TopicPartition) -> Result<Vec<Head>, StoreError> {
+        self.refuse_unfit()?;
         let found = self
             .session
             .execute_unpaged(&self.statements.heads, (name(partition),))
@@ -483,14 +681,14 @@ impl SharedStore for CassandraStore {
     }
 }
 
-/// Stretches of `order`, each of one bucket and not too large for one mutation.
-fn mutations(versions: &Versions, order: &[usize]) -> Vec<Range<usize>> {
+/// Stretches of `cells`, each of one bucket and not too large for one mutation.
+fn mutations(cells: &[&Cell]) -> Vec<Range<usize>> {
     let mut parts: Vec<Range<usize>> = Vec::new();
     let mut bytes = 0;
-    for (at, row) in order.iter().enumerate() {
-        let own = versions.keys.value(*row).len() + versions.states.value(*row).len();
+    for (at, cell) in cells.iter().enumerate() {
+        let own = cell.key.len() + cell.state.len();
         let fits = |part: &&mut Range<usize>| {
-            let same = versions.buckets[order[part.start]] == versions.buckets[*row];
+            let same = cells[part.start].bucket == cell.bucket;
             same && bytes + own <= BATCH_BYTES && part.len() < BATCH_ROWS
         };
         match parts.last_mut().filter(fits) {
@@ -529,5 +727,33 @@ fn unavailable<E: std::error::Error + Send + Sync + 'static>(attempted: &'static
     move |error| StoreError::Unavailable {
         attempted,
         source: Box::new(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_down_stops_nobody_who_knows_how_it_syncs() {
+        for sync in ["group", "batch"] {
+            assert_eq!(judge("a:1", Some(sync), None), Ok(()));
+            assert_eq!(judge("a:1", None, Some(sync)), Ok(()), "as it said before");
+            assert_eq!(judge("a:1", Some(sync), Some("periodic")), Ok(()), "it was set since");
+        }
+        for (says, said) in [
+            (Some("periodic"), None),
+            (Some("periodic"), Some("group")),
+            (Some(UNKNOWN), Some("group")),
+            (None, Some("periodic")),
+        ] {
+            let refused = judge("a:1", says, said).unwrap_err();
+            assert!(refused.contains("node a:1 syncs"), "{says:?}, {said:?}: {refused}");
+        }
+        let refused = judge("a:1", None, None).unwrap_err();
+        assert!(
+            refused.contains("node a:1 does not answer") && refused.contains("accept_periodic_sync"),
+            "{refused}"
+        );
     }
 }

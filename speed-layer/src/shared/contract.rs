@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::BinaryArray;
 use foldline_event_log::{Offset, Partition, TopicPartition};
 use uuid::Uuid;
 
-use super::{BUCKETS, HEADS, Head, ONE_BUCKET, Rank, SharedStore, Stored, Versions};
+use super::{BUCKETS, Cell, HEADS, Head, ONE_BUCKET, Rank, SharedStore, Stored, Versions, Wanted};
 
 /// More than a page of any store.
 const MANY: usize = 12_000;
@@ -20,6 +19,7 @@ pub async fn check_all(store: Arc<dyn SharedStore>) {
     only_what_is_asked_for_comes_back(store.as_ref()).await;
     the_same_once_more_changes_nothing(store.as_ref()).await;
     many_and_large_versions_come_back(store.as_ref()).await;
+    chunks_come_back_also_where_some_are_missing(store.as_ref()).await;
     writers_at_once_lose_nothing(Arc::clone(&store)).await;
     a_removal_hides_nothing_else(store.as_ref()).await;
     heads_come_newest_first(store.as_ref()).await;
@@ -36,7 +36,7 @@ pub async fn versions_come_back(store: &dyn SharedStore) {
     }
     let found = read(store, &view, ONE_BUCKET, &[segment], b"", b"\xff").await;
     let wanted = [(10, "at 10"), (20, "at 20"), (30, "at 30")];
-    let wanted = wanted.map(|(until, state)| stored(segment, b"k", until, state));
+    let wanted = wanted.map(|(until, state)| stored(segment, ONE_BUCKET, b"k", until, state));
     assert_eq!(
         found, wanted,
         "a later version overwrites no earlier one, nor the other way round"
@@ -80,7 +80,7 @@ pub async fn only_what_is_asked_for_comes_back(store: &dyn SharedStore) {
             for segment in segments {
                 let known = [one, two].contains(segment);
                 let states = found.iter().filter(|version| version.segment == *segment);
-                let states: Vec<_> = states.map(|version| version.state.as_ref()).collect();
+                let states: Vec<_> = states.map(|version| version.cell.state.as_ref()).collect();
                 let wanted: Vec<_> = wanted.iter().filter(|_| known).map(|state| state.as_bytes()).collect();
                 assert_eq!(states, wanted, "{from:?}..{until:?} of {} segments", segments.len());
             }
@@ -99,7 +99,10 @@ pub async fn the_same_once_more_changes_nothing(store: &dyn SharedStore) {
         store.write(&some).await.expect("written");
     }
     let found = read(store, &view, 3, &[segment], b"", b"\xff").await;
-    assert_eq!(found, [stored(segment, b"k", 7, "state"), stored(segment, b"l", 7, "")]);
+    assert_eq!(
+        found,
+        [stored(segment, 3, b"k", 7, "state"), stored(segment, 3, b"l", 7, "")]
+    );
     store
         .write(&versions(&view, segment, 8, 3, &[]))
         .await
@@ -117,7 +120,7 @@ pub async fn many_and_large_versions_come_back(store: &dyn SharedStore) {
         .expect("written");
     let found = read(store, &view, 0, &[segment], b"", b"\xff").await;
     assert_eq!(found.len(), MANY);
-    assert!(found.iter().zip(&names).all(|(version, name)| version.key == name));
+    assert!(found.iter().zip(&names).all(|(version, name)| version.cell.key == name));
     let some = read(store, &view, 0, &[segment], &names[4_000], &names[4_010]).await;
     assert_eq!(some.len(), 10);
 
@@ -127,8 +130,29 @@ pub async fn many_and_large_versions_come_back(store: &dyn SharedStore) {
     let found = read(store, &view, 1, &[segment], b"", b"\xff").await;
     assert_eq!(
         found,
-        [stored(segment, &key, 2, &state), stored(segment, b"l", 2, &state)]
+        [stored(segment, 1, &key, 2, &state), stored(segment, 1, b"l", 2, &state)]
     );
+}
+
+/// Every chunk of a version is kept by itself, with its number and how many there are; of several versions, too.
+pub async fn chunks_come_back_also_where_some_are_missing(store: &dyn SharedStore) {
+    let (view, segment) = (fresh_view(), Uuid::new_v4());
+    let mut wanted = Vec::new();
+    for (until, key, written) in [(10, b"k", 0..3), (20, b"k", 1..2), (10, b"l", 0..3), (30, b"k", 0..1)] {
+        let chunks = if until == 30 { 1 } else { 3 };
+        for chunk in written {
+            let mut some = versions(&view, segment, until, 4, &[(key, &format!("{chunk} at {until}"))]);
+            (some.cells[0].chunk, some.cells[0].chunks) = (chunk, chunks);
+            store.write(&some).await.expect("written");
+            wanted.push(Stored {
+                segment,
+                until: Offset(until),
+                cell: some.cells.swap_remove(0),
+            });
+        }
+    }
+    sort(&mut wanted);
+    assert_eq!(read(store, &view, 4, &[segment], b"", b"\xff").await, wanted);
 }
 
 /// Writers at once, of the same and of other versions, lose nothing of each other.
@@ -150,7 +174,7 @@ pub async fn writers_at_once_lose_nothing(store: Arc<dyn SharedStore>) {
     let found = read(&*store, &view, 2, &[segment], b"", b"\xff").await;
     assert_eq!(found.len(), 40);
     for version in found {
-        assert_eq!(version.state, format!("at {}", version.until));
+        assert_eq!(version.cell.state, format!("at {}", version.until));
     }
 }
 
@@ -180,9 +204,9 @@ pub async fn a_removal_hides_nothing_else(store: &dyn SharedStore) {
     let all = [gone, stays, later];
     let found = read(store, &view, 0, &all, b"", b"\xff").await;
     let mut wanted = vec![
-        stored(stays, b"k", 5, "state"),
-        stored(stays, b"k", 6, "later"),
-        stored(later, b"k", 6, "later"),
+        stored(stays, 0, b"k", 5, "state"),
+        stored(stays, 0, b"k", 6, "later"),
+        stored(later, 0, b"k", 6, "later"),
     ];
     sort(&mut wanted);
     assert_eq!(found, wanted);
@@ -280,22 +304,30 @@ fn head((era, until, number): (i64, u64, i64)) -> Head {
 }
 
 fn versions(view: &str, segment: Uuid, until: u64, bucket: i32, rows: &[(&[u8], &str)]) -> Versions {
+    let cells = rows.iter().map(|(key, state)| cell(bucket, key, state));
     Versions {
         view: view.to_owned(),
         segment,
         until: Offset(until),
-        buckets: vec![bucket; rows.len()],
-        keys: BinaryArray::from_iter_values(rows.iter().map(|(key, _)| key)),
-        states: BinaryArray::from_iter_values(rows.iter().map(|(_, state)| state)),
+        cells: cells.collect(),
     }
 }
 
-fn stored(segment: Uuid, key: &[u8], until: u64, state: &str) -> Stored {
+fn cell(bucket: i32, key: &[u8], state: &str) -> Cell {
+    Cell {
+        bucket,
+        key: key.to_vec().into(),
+        chunk: 0,
+        chunks: 1,
+        state: state.to_owned().into(),
+    }
+}
+
+fn stored(segment: Uuid, bucket: i32, key: &[u8], until: u64, state: &str) -> Stored {
     Stored {
         segment,
-        key: key.to_vec().into(),
         until: Offset(until),
-        state: state.to_owned().into(),
+        cell: cell(bucket, key, state),
     }
 }
 
@@ -307,14 +339,29 @@ async fn read(
     from: &[u8],
     until: &[u8],
 ) -> Vec<Stored> {
-    let mut found = store.read(view, bucket, segments, from, until).await.expect("read");
+    let wanted = Wanted {
+        view,
+        bucket,
+        segments,
+        from,
+        until,
+        cell_bytes: 2 << 20,
+    };
+    let mut found = store.read(wanted).await.expect("read");
     sort(&mut found);
     found
 }
 
 fn sort(versions: &mut [Stored]) {
     versions.sort_by(|one, other| {
-        let order = |version: &Stored| (version.segment, version.key.clone(), version.until);
+        let order = |version: &Stored| {
+            (
+                version.segment,
+                version.cell.key.clone(),
+                version.until,
+                version.cell.chunk,
+            )
+        };
         order(one).cmp(&order(other))
     });
 }

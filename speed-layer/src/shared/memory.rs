@@ -1,18 +1,17 @@
 //! A shared store in memory: what tests run on, and what says in few lines what a store does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use arrow::array::Array;
 use async_trait::async_trait;
 use bytes::Bytes;
 use foldline_event_log::{Offset, TopicPartition};
 use uuid::Uuid;
 
-use super::{HEADS, Head, Rank, SharedStore, StoreError, Stored, Versions};
+use super::{Cell, HEADS, Head, Rank, SharedStore, StoreError, Stored, Versions, Wanted};
 
-/// View, bucket, segment, key, until.
-type Place = (String, i32, Uuid, Bytes, Offset);
+/// View, bucket, segment, key, until, chunk.
+type Place = (String, i32, Uuid, Bytes, Offset, u32);
 
 /// In order of rank.
 type Records = BTreeMap<(Rank, Uuid), (Head, Bytes)>;
@@ -25,14 +24,26 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Held {
-    versions: BTreeMap<Place, Bytes>,
+    cells: BTreeMap<Place, Cell>,
     records: BTreeMap<TopicPartition, Records>,
 }
 
 impl MemoryStore {
-    /// How many versions it holds.
-    pub fn versions(&self) -> usize {
-        self.held().versions.len()
+    /// How many cells it holds.
+    pub fn cells(&self) -> usize {
+        self.held().cells.len()
+    }
+
+    /// The segments that it holds something of.
+    pub fn segments(&self) -> BTreeSet<Uuid> {
+        let held = self.held();
+        held.cells.keys().map(|(_, _, segment, ..)| *segment).collect()
+    }
+
+    /// Forgets the last chunk of every state that has several.
+    pub fn lose_last_chunks(&self) {
+        let stays = |cell: &Cell| cell.chunks == 1 || cell.chunk + 1 < cell.chunks;
+        self.held().cells.retain(|_, cell| stays(cell));
     }
 
     /// Forgets a record of `partition`, the newest being number 0, as a store that acknowledged what it had not synced.
@@ -55,47 +66,27 @@ impl MemoryStore {
 impl SharedStore for MemoryStore {
     async fn write(&self, versions: &Versions) -> Result<(), StoreError> {
         let mut held = self.held();
-        for row in 0..versions.keys.len() {
-            let key = Bytes::copy_from_slice(versions.keys.value(row));
-            let place = (
-                versions.view.clone(),
-                versions.buckets[row],
-                versions.segment,
-                key,
-                versions.until,
-            );
-            let state = Bytes::copy_from_slice(versions.states.value(row));
-            held.versions.insert(place, state);
+        for cell in &versions.cells {
+            let (view, segment) = (versions.view.clone(), versions.segment);
+            let place = (view, cell.bucket, segment, cell.key.clone(), versions.until, cell.chunk);
+            held.cells.insert(place, cell.clone());
         }
         Ok(())
     }
 
-    async fn read(
-        &self,
-        view: &str,
-        bucket: i32,
-        segments: &[Uuid],
-        from: &[u8],
-        until: &[u8],
-    ) -> Result<Vec<Stored>, StoreError> {
+    async fn read(&self, wanted: Wanted<'_>) -> Result<Vec<Stored>, StoreError> {
         let held = self.held();
-        let place = |segment: &Uuid, key: &[u8]| {
-            (
-                view.to_owned(),
-                bucket,
-                *segment,
-                Bytes::copy_from_slice(key),
-                Offset(0),
-            )
-        };
         let mut found = Vec::new();
-        for segment in segments {
-            let range = held.versions.range(place(segment, from)..place(segment, until));
-            found.extend(range.map(|((_, _, segment, key, until), state)| Stored {
+        for segment in wanted.segments {
+            let place = |key: &[u8]| {
+                let key = Bytes::copy_from_slice(key);
+                (wanted.view.to_owned(), wanted.bucket, *segment, key, Offset(0), 0)
+            };
+            let range = held.cells.range(place(wanted.from)..place(wanted.until));
+            found.extend(range.map(|((_, _, segment, _, until, _), cell)| Stored {
                 segment: *segment,
-                key: key.clone(),
                 until: *until,
-                state: state.clone(),
+                cell: cell.clone(),
             }));
         }
         Ok(found)
@@ -103,7 +94,7 @@ impl SharedStore for MemoryStore {
 
     async fn remove(&self, view: &str, buckets: &[i32], segment: Uuid) -> Result<(), StoreError> {
         let stays = |(of, bucket, id, ..): &Place| of != view || *id != segment || !buckets.contains(bucket);
-        self.held().versions.retain(|place, _| stays(place));
+        self.held().cells.retain(|place, _| stays(place));
         Ok(())
     }
 

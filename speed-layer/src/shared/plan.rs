@@ -5,7 +5,8 @@
 //! | | |
 //! | --- | --- |
 //! | S `[a]`, F `[a]` | kept |
-//! | S `[a]` is the last one, F `[a...]` goes on | goes on: keys changed since |
+//! | S `[a]` is the last one, F `[a...]` goes on | goes on if this process wrote it: keys changed since |
+//! | the same, another process wrote it, or a flush of this one failed since | written as F has it |
 //! | S `[a][b][c]`, F `[abc]` (F thinned out) | kept while they are few, else written as one: `[abc]` |
 //! | S `[abc]`, F `[a][b][c]` (a fresh replay) | kept: batch cuts at none of these any more |
 //! | S `[ab]`, F begins at b, or has no boundary where S ends | written as F has it |
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use foldline_event_log::Offset;
+use uuid::Uuid;
 
 use super::record::StoredSegment;
 use crate::{PartitionView, Segment};
@@ -44,9 +46,10 @@ pub(super) enum Step {
     Write(Arc<Segment>),
 }
 
-/// Steps that lead to `view` from what is `stored`; segments that began before `oldest_ms` are written anew. Those that
-/// are named now and not by the steps are garbage then.
-pub(super) fn plan(stored: &[StoredSegment], view: &PartitionView, oldest_ms: i64) -> Vec<Step> {
+/// Steps that lead to `view` from what is `stored`; segments that began before `oldest_ms` are written anew, and none goes
+/// on but `own`: what others wrote to theirs, or a flush that failed to its own, may lie beyond what a record names, and
+/// would be taken for newer than what comes. Those that are named now and not by the steps are garbage then.
+pub(super) fn plan(stored: &[StoredSegment], view: &PartitionView, oldest_ms: i64, own: Option<Uuid>) -> Vec<Step> {
     let folded = &view.segments;
     let boundaries: BTreeSet<Offset> = folded
         .iter()
@@ -76,14 +79,14 @@ pub(super) fn plan(stored: &[StoredSegment], view: &PartitionView, oldest_ms: i6
                 continue;
             }
         }
-        steps.extend(narrow(found, segment, oldest_ms));
+        steps.extend(narrow(found, segment, oldest_ms, own));
         at += 1;
     }
     steps
 }
 
 /// Steps for `segment` where `found` begins with it and is not as long.
-fn narrow(found: &[StoredSegment], segment: &Arc<Segment>, oldest_ms: i64) -> Vec<Step> {
+fn narrow(found: &[StoredSegment], segment: &Arc<Segment>, oldest_ms: i64, own: Option<Uuid>) -> Vec<Step> {
     let run = found
         .iter()
         .take_while(|one| one.offsets.end <= segment.offsets.end)
@@ -93,7 +96,9 @@ fn narrow(found: &[StoredSegment], segment: &Arc<Segment>, oldest_ms: i64) -> Ve
     let fit = run.iter().all(|one| is_fit(one, oldest_ms) && has_views(one, segment));
     match run {
         _ if fit && whole && !is_worth_absorbing(run) => run.iter().cloned().map(Step::Keep).collect(),
-        [open] if fit && !whole && behind.is_empty() => vec![Step::Extend(open.clone(), Arc::clone(segment))],
+        [open] if fit && !whole && behind.is_empty() && own == Some(open.id) => {
+            vec![Step::Extend(open.clone(), Arc::clone(segment))]
+        }
         _ => vec![Step::Write(Arc::clone(segment))],
     }
 }

@@ -5,7 +5,7 @@
 //! within a bound, as what a record names never changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,8 @@ use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::record::{Record, StoredSegment};
-use super::{Head, SharedStore, StoreError, bucket_of, buckets, chained, folds_of};
+use super::record::{Record, StoredSegment, StoredView};
+use super::{Head, Room, SharedStore, StoreError, Stored, Wanted, bucket_of, buckets, chained, folds_of};
 use crate::{Partials, PartitionView, RealtimeStore, Segment, Snapshot};
 
 /// Reads of one fetch that are under way at once.
@@ -86,8 +86,7 @@ pub struct StoredPartials {
     view: String,
     segment: Uuid,
     until: Offset,
-    keys: u64,
-    spread: bool,
+    stored: StoredView,
     confirmed: Arc<Confirmed>,
 }
 
@@ -289,8 +288,7 @@ impl Shared {
                 view: id.clone(),
                 segment: stored.id,
                 until: stored.offsets.end,
-                keys: view.keys,
-                spread: view.spread,
+                stored: view,
                 confirmed: Arc::clone(confirmed),
             };
             (id, Partials::Stored(Arc::new(partials)))
@@ -337,15 +335,15 @@ impl Confirmed {
 
 impl StoredPartials {
     /// The partials of one view in several segments, as far as `keys` may mean their keys: a list of alternatives, of
-    /// which the caller picks. Nothing is there twice.
-    pub async fn fetch(wanted: &[Arc<Self>], keys: &[KeyLookup]) -> Result<Vec<Partial>, StoreError> {
+    /// which the caller picks. Nothing is there twice. What they take, the cache's apart, is taken from `room`.
+    pub async fn fetch(wanted: &[Arc<Self>], keys: &[KeyLookup], room: &dyn Room) -> Result<Vec<Partial>, StoreError> {
         let Some(shared) = wanted.first().map(|one| &one.shared) else {
             return Ok(Vec::new());
         };
         let everything = keys.iter().any(KeyLookup::is_everything);
         let mut found = Vec::with_capacity(wanted.len());
         let mut missing = Vec::new();
-        for one in wanted.iter().filter(|one| one.keys > 0) {
+        for one in wanted.iter().filter(|one| one.stored.keys > 0) {
             match shared.cache().get(&one.place()) {
                 Some(partial) => found.push(partial),
                 None => missing.push(one),
@@ -355,19 +353,37 @@ impl StoredPartials {
             return Ok(found);
         };
         let spans: Vec<KeySpan> = match everything {
-            true => vec![KeyLookup::default().span()?],
+            true => vec![KeyLookup::default().span(fold)?],
             false => {
-                let spans = keys.iter().map(KeyLookup::span).collect::<Result<BTreeSet<_>, _>>()?;
+                let spans = keys
+                    .iter()
+                    .map(|key| key.span(fold))
+                    .collect::<Result<BTreeSet<_>, _>>()?;
                 spans.into_iter().collect()
             }
         };
-        let mut rows = shared.rows(&missing, &spans).await?;
+        // Whole segments weigh what their records say, whatever their superseded versions are good for.
+        let whole: u64 = missing.iter().map(|one| one.stored.bytes).sum();
+        let gathering = Taken::new(
+            room,
+            if everything {
+                usize::try_from(whole).unwrap_or(usize::MAX)
+            } else {
+                0
+            },
+        )?;
+        let mut rows = shared
+            .rows(&missing, &spans, (!everything).then_some(&gathering))
+            .await?;
         for one in &missing {
             let rows = rows.remove(&one.segment).unwrap_or_default();
-            if everything && rows.len() as u64 != one.keys {
-                return Err(one.damaged(rows.len()));
+            if everything && rows.len() as u64 != one.stored.keys {
+                return Err(one.damaged(&format!("{} of {} keys", rows.len(), one.stored.keys)));
             }
-            let partial = Partial::from_rows(fold, rows.values().map(|(_, state)| state.as_ref()))?;
+            let states = rows.into_values().map(|version| version.state(one));
+            let states = states.collect::<Result<Vec<Bytes>, _>>()?;
+            let partial = Partial::from_rows(fold, states.iter().map(Bytes::as_ref))?;
+            room.take(partial.bytes())?;
             if everything {
                 shared.cache().put(one.place(), &partial);
             }
@@ -382,10 +398,10 @@ impl StoredPartials {
         (self.view.clone(), self.segment, self.until)
     }
 
-    fn damaged(&self, found: usize) -> StoreError {
-        let (partition, keys, until) = (&self.confirmed.partition, self.keys, self.until);
+    fn damaged(&self, has: &str) -> StoreError {
+        let (partition, until) = (&self.confirmed.partition, self.until);
         StoreError::Damaged(format!(
-            "the segment of {partition} that ends at offset {until} has {found} of {keys} keys"
+            "the segment of {partition} that ends at offset {until} has {has}"
         ))
     }
 
@@ -402,22 +418,105 @@ impl StoredPartials {
     }
 }
 
-type Rows = BTreeMap<Bytes, (Offset, Bytes)>;
+/// Bytes that are taken until this goes.
+struct Taken<'a> {
+    room: &'a dyn Room,
+    bytes: AtomicUsize,
+}
+
+impl<'a> Taken<'a> {
+    fn new(room: &'a dyn Room, bytes: usize) -> Result<Self, StoreError> {
+        room.take(bytes)?;
+        let bytes = AtomicUsize::new(bytes);
+        Ok(Self { room, bytes })
+    }
+
+    fn more(&self, bytes: usize) -> Result<(), StoreError> {
+        self.room.take(bytes)?;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.room.give_back(self.bytes.load(Ordering::Relaxed));
+    }
+}
+
+type Rows = BTreeMap<Bytes, Version>;
+
+/// The newest version of a key that was read so far.
+#[derive(Debug)]
+struct Version {
+    until: Offset,
+    chunks: u32,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Whole(Bytes),
+    /// By number.
+    Chunks(BTreeMap<u32, Bytes>),
+}
+
+impl Version {
+    fn of(stored: Stored) -> Self {
+        let cell = stored.cell;
+        Self {
+            until: stored.until,
+            chunks: cell.chunks,
+            state: match cell.chunks {
+                1 => State::Whole(cell.state),
+                _ => State::Chunks([(cell.chunk, cell.state)].into()),
+            },
+        }
+    }
+
+    fn take(&mut self, stored: Stored) {
+        if stored.until > self.until {
+            *self = Self::of(stored);
+        } else if let State::Chunks(chunks) = &mut self.state
+            && stored.until == self.until
+        {
+            chunks.insert(stored.cell.chunk, stored.cell.state);
+        }
+    }
+
+    /// All of it: whoever wrote the record had all chunks acknowledged, so a missing one was lost.
+    fn state(self, of: &StoredPartials) -> Result<Bytes, StoreError> {
+        let chunks = match self.state {
+            State::Whole(state) => return Ok(state),
+            State::Chunks(chunks) => chunks,
+        };
+        let all = chunks.keys().copied().eq(0..self.chunks);
+        if !all {
+            return Err(of.damaged(&format!("{} of {} chunks of a state", chunks.len(), self.chunks)));
+        }
+        let mut state = Vec::with_capacity(chunks.values().map(Bytes::len).sum());
+        chunks.values().for_each(|chunk| state.extend_from_slice(chunk));
+        Ok(state.into())
+    }
+}
 
 impl Shared {
-    /// Of each key the newest version that is not beyond what is wanted, by segment.
+    /// Of each key the newest version that is not beyond what is wanted, by segment. What comes is taken from `room`.
     async fn rows(
         &self,
         wanted: &[&Arc<StoredPartials>],
         spans: &[KeySpan],
+        room: Option<&Taken<'_>>,
     ) -> Result<HashMap<Uuid, Rows>, StoreError> {
         let view = &wanted[0].view;
+        let cell_bytes = wanted.iter().map(|one| one.stored.cell_bytes).max().unwrap_or_default();
+        let cell_bytes = usize::try_from(cell_bytes).unwrap_or(usize::MAX);
         let untils: HashMap<Uuid, Offset> = wanted.iter().map(|one| (one.segment, one.until)).collect();
         let mut reads = Vec::new();
         for spread in [false, true] {
             let segments: Vec<Uuid> = wanted
                 .iter()
-                .filter(|one| one.spread == spread)
+                .filter(|one| one.stored.spread == spread)
                 .map(|one| one.segment)
                 .collect();
             for some in segments.chunks(SEGMENTS_AT_ONCE) {
@@ -431,21 +530,34 @@ impl Shared {
         }
         let read = |(bucket, segments, span): (i32, Vec<Uuid>, &'_ KeySpan)| {
             let (from, until) = (span.from.clone(), span.until.clone());
-            async move { self.store.read(view, bucket, &segments, &from, &until).await }
+            async move {
+                let wanted = Wanted {
+                    view,
+                    bucket,
+                    segments: &segments,
+                    from: &from,
+                    until: &until,
+                    cell_bytes,
+                };
+                self.store.read(wanted).await
+            }
         };
         let reads: Vec<_> = reads.into_iter().map(read).collect();
         let mut answers = futures::stream::iter(reads).buffer_unordered(READS_AT_ONCE);
         let mut rows: HashMap<Uuid, Rows> = HashMap::new();
-        while let Some(versions) = answers.try_next().await? {
-            for version in versions {
-                if version.until > untils[&version.segment] {
+        while let Some(found) = answers.try_next().await? {
+            if let Some(room) = room {
+                room.more(found.iter().map(|one| one.cell.key.len() + one.cell.state.len()).sum())?;
+            }
+            for stored in found {
+                // What is beyond it nobody has named yet: it may be there in part.
+                if stored.until > untils[&stored.segment] {
                     continue;
                 }
-                let of_segment = rows.entry(version.segment).or_default();
-                match of_segment.get_mut(&version.key) {
-                    Some((until, _)) if *until >= version.until => {}
-                    Some(older) => *older = (version.until, version.state),
-                    None => drop(of_segment.insert(version.key, (version.until, version.state))),
+                let of_segment = rows.entry(stored.segment).or_default();
+                match of_segment.get_mut(&stored.cell.key) {
+                    Some(newest) => newest.take(stored),
+                    None => drop(of_segment.insert(stored.cell.key.clone(), Version::of(stored))),
                 }
             }
         }

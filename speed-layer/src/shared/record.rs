@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::StoreError;
 
 /// Format of records, and of all that they name.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What the store holds of a partition, and how its folding stood then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,12 +48,16 @@ pub(super) struct StoredSegment {
 }
 
 /// A view in a segment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StoredView {
     pub(super) keys: u64,
     /// Versions written for it, superseded ones included.
     pub(super) versions: u64,
+    /// Bytes of all of these, keys and states.
+    pub(super) bytes: u64,
+    /// Bytes of the largest cell, key and chunk.
+    pub(super) cell_bytes: u64,
     /// Whether the keys are spread over buckets.
     pub(super) spread: bool,
 }

@@ -4,25 +4,29 @@
 //! process remembers to have written: a checkpoint, an acknowledgement or a lost reply may say more or less than the
 //! store. Then it writes versions, all of them acknowledged, then the record.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use arrow::array::{Array, AsArray, BinaryArray, UInt64Array};
-use arrow::compute::take;
+use arrow::array::{Array, LargeBinaryArray};
+use arrow::buffer::Buffer;
+use bytes::Bytes;
 use foldline_event_log::{Clock, Offset, TopicPartition, with_causes};
-use foldline_sql::{Catalog, Fold, KeyedRows, Partial};
+use foldline_sql::{Catalog, Fold, KeyedRows, Partial, PartialIdentity};
 use futures::future::{join_all, try_join_all};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::plan::{SPREAD_KEYS, Step, plan};
 use super::record::{Garbage, Record, StoredSegment, StoredView};
-use super::{HEADS, Head, Rank, SharedStore, StoreError, Versions, bucket_of, buckets, chained, folds_of};
-use crate::{Gaps, PartitionView, Segment, Snapshot, SpeedLayer};
+use super::{
+    Cell, HEADS, Head, Rank, SharedStore, StoreError, Versions, all_follow, bucket_of, buckets, chained, folds_of,
+};
+use crate::{Gaps, MemoryShare, PartitionView, Segment, Snapshot, SpeedLayer};
 
-/// Keys written at once.
-const KEYS_AT_ONCE: usize = 16_384;
+/// Cells written at once, and their bytes.
+const CELLS_AT_ONCE: usize = 16_384;
+const BYTES_AT_ONCE: usize = 8 << 20;
 /// Tries of one write, and the time before the second one; each further one waits twice as long.
 const WRITE_ATTEMPTS: u32 = 6;
 const AGAIN_AFTER: Duration = Duration::from_millis(5);
@@ -40,6 +44,8 @@ pub struct WriterSettings {
     pub kept: Duration,
     /// Segments older than this are written anew, by the wall clock, before the store's own expiry may take them.
     pub rewrite_after: Duration,
+    /// States that have more bytes are stored in chunks of so many.
+    pub chunk_bytes: usize,
 }
 
 /// What was written since the start.
@@ -65,7 +71,11 @@ pub struct Writer {
     gaps: Gaps,
     clock: Arc<dyn Clock>,
     settings: WriterSettings,
+    /// What it holds counts as what the layer holds whose views it writes.
+    share: Option<Arc<MemoryShare>>,
     partitions: BTreeMap<TopicPartition, Partition>,
+    /// Segments of partitions that are somebody else's now, which no record ever named.
+    unnamed: Vec<Garbage>,
     written: Written,
 }
 
@@ -78,15 +88,26 @@ struct Partition {
     base: Option<Base>,
     /// A record that may be there or not.
     pending: Option<Pending>,
-    /// What was written for records that are not there; they may come yet, and so it is garbage only below a record that
-    /// ranks above.
-    orphans: Vec<(Option<Rank>, Garbage)>,
-    /// When garbage of the known record may go.
-    due: HashMap<Uuid, Instant>,
+    /// What was written for a flush that failed: no record names it, and none will.
+    unnamed: Vec<Garbage>,
+    /// Segments of this process that a record names or gives up.
+    ours: BTreeMap<Uuid, Garbage>,
+    /// What records name that other ones outrank, with their ranks. They may come yet, or be gone on from by others: so it
+    /// is garbage only below a record that ranks above.
+    outranked: Vec<(Rank, Garbage)>,
+    /// Garbage of the known record.
+    due: HashMap<Uuid, Due>,
     /// What was shown when the known record was written here, and when that was.
-    flushed: Option<(Arc<PartitionView>, Instant)>,
+    flushed: Option<(Weak<PartitionView>, Instant)>,
     failing: bool,
     written: Written,
+}
+
+/// When garbage may go: then, and once only records are looked at that follow one which does not name it.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    at: Instant,
+    given_up: Rank,
 }
 
 /// What the store holds of the last segment.
@@ -99,8 +120,36 @@ struct Base {
 /// What the store holds of a view in the last segment: every key of `partials`.
 #[derive(Debug, Clone)]
 struct Held {
-    partials: Vec<Partial>,
-    rows: Arc<KeyedRows>,
+    partials: Vec<PartialIdentity>,
+    rows: Arc<Encoded>,
+}
+
+/// Rows, which weigh.
+#[derive(Debug)]
+struct Encoded {
+    rows: KeyedRows,
+    _weight: Option<Weight>,
+}
+
+/// Bytes that count until this goes.
+#[derive(Debug)]
+struct Weight {
+    share: Arc<MemoryShare>,
+    bytes: usize,
+}
+
+impl Weight {
+    fn of(share: Option<&Arc<MemoryShare>>, bytes: usize) -> Option<Self> {
+        let share = Arc::clone(share?);
+        share.change(0, bytes);
+        Some(Self { share, bytes })
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.share.change(self.bytes, 0);
+    }
 }
 
 #[derive(Debug)]
@@ -112,7 +161,16 @@ struct Pending {
     /// Segments that it alone names.
     new: Vec<Garbage>,
     removed: Vec<Uuid>,
-    view: Arc<PartitionView>,
+    view: Weak<PartitionView>,
+}
+
+/// What became of a record whose fate was unknown, if there was one.
+#[derive(Debug, PartialEq, Eq)]
+enum Settled {
+    /// It was there, or never will be the newest.
+    Already,
+    /// It is there now.
+    Written,
 }
 
 /// What a flush did with the segments that it names.
@@ -138,20 +196,34 @@ impl Writer {
             gaps,
             clock,
             settings,
+            share: None,
             partitions: BTreeMap::new(),
+            unnamed: Vec::new(),
             written: Written::default(),
         }
     }
 
+    /// The same, and what it holds of encoded states counts towards the memory of `speed`, which stops reading at its bound.
+    pub fn within(self, speed: &SpeedLayer) -> Self {
+        Self {
+            share: Some(Arc::new(speed.memory_share())),
+            ..self
+        }
+    }
+
     /// Flushes what `speed` folds, again and again, until `stop` fires; then once more.
-    pub async fn run(mut self, speed: SpeedLayer, stop: CancellationToken) {
+    pub async fn run(self, speed: SpeedLayer, stop: CancellationToken) {
+        let mut writer = self.within(&speed);
         loop {
             let ended = stop.is_cancelled();
-            self.flush(&speed.snapshot()).await;
+            writer.flush(&speed.snapshot()).await;
             if ended {
+                // What was begun and not named.
+                writer.flush(&Snapshot::default()).await;
                 return;
             }
-            stop.run_until_cancelled(tokio::time::sleep(self.settings.every)).await;
+            stop.run_until_cancelled(tokio::time::sleep(writer.settings.every))
+                .await;
         }
     }
 
@@ -164,8 +236,10 @@ impl Writer {
     /// flush. True if none failed.
     pub async fn flush(&mut self, snapshot: &Snapshot) -> bool {
         // Somebody else's now: what is known of them grows old.
-        self.partitions
-            .retain(|partition, _| snapshot.partitions.contains_key(partition));
+        let others = |partition: &TopicPartition, _: &mut Partition| !snapshot.partitions.contains_key(partition);
+        for (_, given_up) in self.partitions.extract_if(.., others) {
+            self.unnamed.extend(given_up.unnamed);
+        }
         for partition in snapshot.partitions.keys() {
             self.partitions.entry(partition.clone()).or_default();
         }
@@ -173,8 +247,10 @@ impl Writer {
             store: self.store.as_ref(),
             folds: &self.folds,
             settings: &self.settings,
+            share: self.share.as_ref(),
             now_ms: self.clock.now_ms(),
         };
+        self.written.removed += context.remove_unnamed(&mut self.unnamed).await;
         let gaps = &self.gaps;
         let flushes = self.partitions.iter_mut().map(|(partition, state)| {
             let view = &snapshot.partitions[partition];
@@ -228,10 +304,16 @@ impl Partition {
         let now = Instant::now();
         let due = std::mem::take(&mut self.due);
         let garbage = pending.record.garbage.iter();
+        let new = Due {
+            at: now + kept,
+            given_up: pending.head.rank,
+        };
         self.due = garbage
-            .map(|garbage| (garbage.id, due.get(&garbage.id).copied().unwrap_or(now + kept)))
+            .map(|garbage| (garbage.id, due.get(&garbage.id).copied().unwrap_or(new)))
             .collect();
-        self.orphans.retain(|(_, orphan)| !self.due.contains_key(&orphan.id));
+        self.outranked.retain(|(_, one)| !self.due.contains_key(&one.id));
+        self.ours.extend(pending.new.into_iter().map(|new| (new.id, new)));
+        self.ours.retain(|id, _| !pending.removed.contains(id));
         self.known = Some((pending.head, pending.record));
         self.base = pending.base;
         self.flushed = Some((pending.view, now));
@@ -242,10 +324,30 @@ impl Partition {
     /// The pending record never will be the newest.
     fn abandon(&mut self) {
         if let Some(pending) = self.pending.take() {
-            let rank = Some(pending.head.rank);
-            self.orphans.extend(pending.new.into_iter().map(|new| (rank, new)));
+            let rank = pending.head.rank;
+            self.outranked.extend(pending.new.into_iter().map(|new| (rank, new)));
         }
         self.base = None;
+    }
+
+    /// Another record than the known one is the newest. What this process wrote and the new one knows nothing of is
+    /// nobody's, unless somebody goes on from the record that names it.
+    fn take_over(&mut self, newest: Head, record: Record, kept: Duration) {
+        if let Some((known, _)) = self.known.take() {
+            let segments = record.segments.iter().map(|segment| segment.id);
+            let spoken_of: HashSet<Uuid> = segments.chain(record.garbage.iter().map(|one| one.id)).collect();
+            let lost = self.ours.extract_if(.., |id, _| !spoken_of.contains(id));
+            self.outranked.extend(lost.map(|(_, one)| (known.rank, one)));
+        }
+        // As if it became garbage only now: nobody here knows since when it is.
+        let due = Due {
+            at: Instant::now() + kept,
+            given_up: newest.rank,
+        };
+        self.due = record.garbage.iter().map(|garbage| (garbage.id, due)).collect();
+        self.known = Some((newest, Arc::new(record)));
+        self.base = None;
+        self.flushed = None;
     }
 }
 
@@ -255,6 +357,7 @@ struct Context<'a> {
     store: &'a dyn SharedStore,
     folds: &'a HashMap<String, Arc<Fold>>,
     settings: &'a WriterSettings,
+    share: Option<&'a Arc<MemoryShare>>,
     now_ms: i64,
 }
 
@@ -267,8 +370,12 @@ impl Context<'_> {
         gaps: &[std::ops::Range<Offset>],
     ) -> Result<(), StoreError> {
         let looked = Instant::now();
-        let heads = self.store.heads(partition).await?;
-        self.settle(partition, state, &heads, looked).await?;
+        let mut heads = self.store.heads(partition).await?;
+        state.written.removed += self.remove_unnamed(&mut state.unnamed).await;
+        if self.settle(partition, state, &heads, looked).await? == Settled::Written {
+            // Without it these would look as if it was lost.
+            heads = self.store.heads(partition).await?;
+        }
         let era = self.adopt(partition, state, &heads, gaps).await?;
         let old = state.known.as_ref().filter(|_| era.is_none());
         let old = old.map(|(_, record)| Arc::clone(record));
@@ -280,8 +387,8 @@ impl Context<'_> {
         let same = state
             .flushed
             .as_ref()
-            .is_some_and(|(flushed, _)| Arc::ptr_eq(flushed, view));
-        let removable = removable(state);
+            .is_some_and(|(flushed, _)| std::ptr::eq(flushed.as_ptr(), Arc::as_ptr(view)));
+        let removable = removable(state, &heads);
         if era.is_none() && !alive && (same || behind.is_some()) && removable.is_empty() {
             return Ok(());
         }
@@ -328,7 +435,7 @@ impl Context<'_> {
             base: stretch.base,
             new: stretch.new,
             removed,
-            view: Arc::clone(view),
+            view: Arc::downgrade(view),
         });
         self.settle(partition, state, &heads, looked).await?;
         if head.rank.number % RETIRE_EVERY == 0 && heads.len() == HEADS {
@@ -345,8 +452,10 @@ impl Context<'_> {
         state: &mut Partition,
         heads: &[Head],
         looked: Instant,
-    ) -> Result<(), StoreError> {
-        let Some(pending) = &state.pending else { return Ok(()) };
+    ) -> Result<Settled, StoreError> {
+        let Some(pending) = &state.pending else {
+            return Ok(Settled::Already);
+        };
         let there = heads.iter().any(|head| head.id == pending.head.id);
         let next = match heads.first() {
             Some(newest) => newest.rank.number + 1 == pending.head.rank.number && newest.rank < pending.head.rank,
@@ -354,7 +463,7 @@ impl Context<'_> {
         };
         if !there && !next {
             state.abandon();
-            return Ok(());
+            return Ok(Settled::Already);
         }
         if !there {
             if looked.elapsed() > self.settings.kept / 2 {
@@ -368,7 +477,7 @@ impl Context<'_> {
         if let Some(pending) = state.pending.take() {
             state.acknowledge(pending, self.settings.kept);
         }
-        Ok(())
+        Ok(if there { Settled::Already } else { Settled::Written })
     }
 
     /// Takes over the newest record, if it is another one than is known. Where it cannot be gone on from, the number of
@@ -384,9 +493,13 @@ impl Context<'_> {
             if state.known.is_some() {
                 tracing::error!(%partition, "the shared store lost the realtime view; writing it anew");
             }
-            let lost = state.known.take().map(|(head, _)| head.rank.era + 1);
+            let lost = state.known.take().map(|(head, _)| head.rank);
+            if let Some(rank) = lost {
+                let ours = std::mem::take(&mut state.ours).into_values();
+                state.outranked.extend(ours.map(|one| (rank, one)));
+            }
             state.base = None;
-            return Ok(lost);
+            return Ok(lost.map(|rank| rank.era + 1));
         };
         let known = state.known.as_ref();
         if known.is_some_and(|(head, _)| head.rank > newest.rank) {
@@ -404,16 +517,10 @@ impl Context<'_> {
             return Ok(Some(begin_anew(partition, state, reason, newest.rank.era + 1)));
         }
         if known.is_none_or(|(head, _)| head.id != newest.id) {
-            state.base = None;
             let says = self.store.record(partition, newest).await?;
             let says =
                 says.ok_or_else(|| StoreError::Damaged(format!("a coverage record of {partition} is not there")))?;
-            let record = Record::decode(&says, partition)?;
-            // As if it became garbage only now: nobody here knows since when it is.
-            let due = Instant::now() + self.settings.kept;
-            state.due = record.garbage.iter().map(|garbage| (garbage.id, due)).collect();
-            state.known = Some((*newest, Arc::new(record)));
-            state.flushed = None;
+            state.take_over(*newest, Record::decode(&says, partition)?, self.settings.kept);
         }
         let (_, record) = state.known.as_ref().expect("a record is known now");
         let judged_by = |gap: &std::ops::Range<Offset>| record.start() < gap.end && record.until > gap.start;
@@ -433,8 +540,8 @@ impl Context<'_> {
     ) -> Result<Stretch, StoreError> {
         let stored = old.map_or(&[][..], |old| old.segments.as_slice());
         let oldest_ms = self.now_ms - self.settings.rewrite_after.as_millis() as i64;
-        let steps = plan(stored, view, oldest_ms);
         let base = state.base.take();
+        let steps = plan(stored, view, oldest_ms, base.as_ref().map(|base| base.segment));
         let (mut stretch, last) = (Stretch::default(), steps.len().saturating_sub(1));
         for (at, step) in steps.into_iter().enumerate() {
             let outcome = match step {
@@ -463,8 +570,7 @@ impl Context<'_> {
                     }
                 }
                 Err((error, begun)) => {
-                    let begun = stretch.new.into_iter().chain(begun);
-                    state.orphans.extend(begun.map(|one| (None, one)));
+                    state.unnamed.extend(stretch.new.into_iter().chain(begun));
                     return Err(error);
                 }
             }
@@ -535,36 +641,72 @@ impl Context<'_> {
         let partials = segment.views[view].held();
         let partials =
             partials.ok_or_else(|| StoreError::Unfit("what is stored already cannot be written".to_owned()))?;
+        let identities: Vec<PartialIdentity> = partials.iter().map(Partial::identity).collect();
         if let Some(held) = held
-            && is_same(&held.partials, partials)
+            && held.partials == identities
             && let Some(before) = before
         {
             return Ok((before.clone(), held.clone(), Written::default()));
         }
         let whole = fold.merge(partials).await?;
-        let rows = Arc::new(whole.to_rows()?);
-        let spread = before.map_or(rows.keys.len() as u64 > SPREAD_KEYS, |before| before.spread);
+        let merging = Weight::of(self.share, whole.bytes());
+        let rows = whole.to_rows(fold)?;
+        drop((whole, merging));
+        let rows = Arc::new(Encoded {
+            _weight: Weight::of(self.share, rows.bytes()),
+            rows,
+        });
+        let keys = rows.rows.keys.len();
+        let spread = before.map_or(keys as u64 > SPREAD_KEYS, |before| before.spread);
         let changed = match held {
-            Some(held) => changed_since(&held.rows, &rows),
-            None => (0..rows.keys.len() as u64).collect(),
+            Some(held) => changed_since(&held.rows.rows, &rows.rows),
+            None => (0..keys).collect(),
         };
-        let mut written = Written::default();
-        for some in changed.chunks(KEYS_AT_ONCE) {
-            let versions = versions_of(view, id, segment.offsets.end, spread, &rows, some)?;
-            self.write_versions(&versions).await?;
-            written.versions += some.len() as u64;
-            written.bytes += (versions.keys.value_data().len() + versions.states.value_data().len()) as u64;
-        }
-        let stored = StoredView {
-            keys: rows.keys.len() as u64,
-            versions: before.map_or(0, |before| before.versions) + written.versions,
+        let cells = Cells::new(&rows.rows, spread, self.settings.chunk_bytes.max(1));
+        let mut stored = StoredView {
+            keys: keys as u64,
             spread,
+            ..before.cloned().unwrap_or_default()
         };
+        let (mut some, mut bytes) = (Vec::new(), 0);
+        let mut written = Written::default();
+        for row in changed {
+            stored.versions += 1;
+            written.versions += 1;
+            for cell in cells.of(row) {
+                let cell_bytes = cell.key.len() + cell.state.len();
+                stored.cell_bytes = stored.cell_bytes.max(cell_bytes as u64);
+                stored.bytes += cell_bytes as u64;
+                written.bytes += cell_bytes as u64;
+                bytes += cell_bytes;
+                some.push(cell);
+                if some.len() == CELLS_AT_ONCE || bytes >= BYTES_AT_ONCE {
+                    self.write_cells(view, id, segment.offsets.end, std::mem::take(&mut some))
+                        .await?;
+                    bytes = 0;
+                }
+            }
+        }
+        self.write_cells(view, id, segment.offsets.end, some).await?;
         let held = Held {
-            partials: partials.to_vec(),
+            partials: identities,
             rows,
         };
         Ok((stored, held, written))
+    }
+
+    async fn write_cells(&self, view: &str, segment: Uuid, until: Offset, cells: Vec<Cell>) -> Result<(), StoreError> {
+        if cells.is_empty() {
+            return Ok(());
+        }
+        let view = view.to_owned();
+        let versions = Versions {
+            view,
+            segment,
+            until,
+            cells,
+        };
+        self.write_versions(&versions).await
     }
 
     /// A reply that is lost costs one request and not the whole flush: a version that is stored again changes nothing.
@@ -578,6 +720,18 @@ impl Context<'_> {
             wait *= 2;
         }
         self.store.write(versions).await
+    }
+
+    /// Removes what no record names or ever will; what cannot be removed now stays in the list. Returns how many went.
+    async fn remove_unnamed(&self, unnamed: &mut Vec<Garbage>) -> u64 {
+        let mut removed = 0;
+        for garbage in std::mem::take(unnamed) {
+            match self.remove(&garbage).await {
+                Ok(()) => removed += 1,
+                Err(_) => unnamed.push(garbage),
+            }
+        }
+        removed
     }
 
     async fn remove(&self, garbage: &Garbage) -> Result<(), StoreError> {
@@ -601,36 +755,31 @@ fn begin_anew(partition: &TopicPartition, state: &mut Partition, reason: &str, e
 }
 
 /// Garbage of the known record whose time has come.
-fn removable(state: &Partition) -> Vec<Garbage> {
+fn removable(state: &Partition, heads: &[Head]) -> Vec<Garbage> {
     let now = Instant::now();
     let garbage = state.known.iter().flat_map(|(_, record)| &record.garbage);
-    let is_due = |garbage: &&Garbage| state.due.get(&garbage.id).is_some_and(|due| *due <= now);
-    garbage.filter(is_due).cloned().collect()
+    let due = |garbage: &&Garbage| {
+        let due = state.due.get(&garbage.id);
+        due.is_some_and(|due| due.at <= now && all_follow(heads, due.given_up))
+    };
+    garbage.filter(due).cloned().collect()
 }
 
-/// What is named now and not by `segments`, what was garbage and is not `removed`, and what never was named.
+/// What is named now and not by `segments`, what was garbage and is not `removed`, and what only outranked records name.
 fn garbage(state: &Partition, rank: Rank, segments: &[StoredSegment], removed: &[Uuid]) -> Vec<Garbage> {
     let mut garbage: BTreeMap<Uuid, Garbage> = BTreeMap::new();
     if let Some((_, record)) = &state.known {
         let gone = record.segments.iter().map(StoredSegment::garbage);
         garbage.extend(gone.chain(record.garbage.iter().cloned()).map(|one| (one.id, one)));
     }
-    let orphans = state.orphans.iter().filter(|(of, _)| *of < Some(rank));
-    garbage.extend(orphans.map(|(_, one)| (one.id, one.clone())));
+    let outranked = state.outranked.iter().filter(|(of, _)| *of < rank);
+    garbage.extend(outranked.map(|(_, one)| (one.id, one.clone())));
     garbage.retain(|id, _| !removed.contains(id) && !segments.iter().any(|segment| segment.id == *id));
     garbage.into_values().collect()
 }
 
-fn is_same(before: &[Partial], now: &[Partial]) -> bool {
-    before.len() == now.len()
-        && before
-            .iter()
-            .zip(now)
-            .all(|(one, other)| one.address() == other.address())
-}
-
 /// Places in `rows` of keys that `before` does not have, or has with another state.
-fn changed_since(before: &KeyedRows, rows: &KeyedRows) -> Vec<u64> {
+fn changed_since(before: &KeyedRows, rows: &KeyedRows) -> Vec<usize> {
     let known: HashMap<&[u8], &[u8]> = pairs(before).collect();
     let changed = (0..)
         .zip(pairs(rows))
@@ -642,28 +791,57 @@ fn pairs(rows: &KeyedRows) -> impl Iterator<Item = (&[u8], &[u8])> {
     (0..rows.keys.len()).map(|row| (rows.keys.value(row), rows.states.value(row)))
 }
 
-fn versions_of(
-    view: &str,
-    segment: Uuid,
-    until: Offset,
+/// Cells out of rows, of which they share the bytes.
+struct Cells<'a> {
+    rows: &'a KeyedRows,
+    keys: Bytes,
+    states: Bytes,
     spread: bool,
-    rows: &KeyedRows,
-    places: &[u64],
-) -> Result<Versions, StoreError> {
-    let at = UInt64Array::from(places.to_vec());
-    let some = |column: &BinaryArray| -> Result<BinaryArray, foldline_sql::FoldError> {
-        let taken = take(column, &at, None).map_err(|source| foldline_sql::FoldError::Columns { source })?;
-        Ok(taken.as_binary::<i32>().clone())
-    };
-    Ok(Versions {
-        view: view.to_owned(),
-        segment,
-        until,
-        buckets: places
-            .iter()
-            .map(|at| bucket_of(rows.groups[*at as usize], spread))
-            .collect(),
-        keys: some(&rows.keys)?,
-        states: some(&rows.states)?,
-    })
+    chunk_bytes: usize,
+}
+
+impl<'a> Cells<'a> {
+    fn new(rows: &'a KeyedRows, spread: bool, chunk_bytes: usize) -> Self {
+        Self {
+            rows,
+            keys: shared(rows.keys.values()),
+            states: shared(rows.states.values()),
+            spread,
+            chunk_bytes,
+        }
+    }
+
+    /// The chunks of a row's state.
+    fn of(&self, row: usize) -> impl Iterator<Item = Cell> {
+        let bytes = |all: &Bytes, column: &LargeBinaryArray| {
+            let offsets = column.value_offsets();
+            all.slice(offsets[row] as usize..offsets[row + 1] as usize)
+        };
+        let key = bytes(&self.keys, &self.rows.keys);
+        let state = bytes(&self.states, &self.rows.states);
+        let chunks = u32::try_from(state.len().div_ceil(self.chunk_bytes).max(1)).expect("fewer chunks than 2^32");
+        let bucket = bucket_of(self.rows.groups[row], self.spread);
+        (0..chunks).map(move |chunk| {
+            let from = chunk as usize * self.chunk_bytes;
+            Cell {
+                bucket,
+                key: key.clone(),
+                chunk,
+                chunks,
+                state: state.slice(from..state.len().min(from + self.chunk_bytes)),
+            }
+        })
+    }
+}
+
+fn shared(buffer: &Buffer) -> Bytes {
+    struct Owner(Buffer);
+
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    Bytes::from_owner(Owner(buffer.clone()))
 }

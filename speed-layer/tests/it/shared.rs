@@ -2,26 +2,27 @@
 
 mod cassandra;
 mod faults;
-mod figures;
+mod leftovers;
 mod variants;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, StringArray};
 use foldline_event_log::{Cut, Offset, Tick, TopicPartition};
 use foldline_speed_layer::shared::memory::MemoryStore;
 use foldline_speed_layer::shared::{
-    ONE_BUCKET, Reader, ReaderSettings, SharedStore, StoreError, StoredPartials, Writer, WriterSettings, contract,
+    ONE_BUCKET, Reader, ReaderSettings, Room, SharedStore, StoreError, StoredPartials, Writer, WriterSettings, contract,
 };
 use foldline_speed_layer::{Gaps, Partials, PartitionView, RealtimeStore, Segment, Snapshot, SpeedSettings};
 use foldline_sql::{Catalog, KeyLookup, ViewKind};
 use rand::RngExt;
 
 use self::faults::{Faulty, Patient, Rates};
-use crate::world::{Running, STREAM, VIEWS, World};
+use crate::world::{Running, SESSIONS, STREAM, VIEWS, World};
 
 const STEPS: u64 = 60;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,7 +33,20 @@ fn writer_settings() -> WriterSettings {
         alive: Duration::ZERO,
         kept: Duration::from_secs(3),
         rewrite_after: Duration::from_secs(7 * 24 * 3600),
+        // Most states are larger.
+        chunk_bytes: 24,
     }
+}
+
+/// As much as there is.
+struct Endless;
+
+impl Room for Endless {
+    fn take(&self, _: usize) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn give_back(&self, _: usize) {}
 }
 
 fn writer(world: &World, store: &Arc<dyn SharedStore>, gaps: Gaps) -> Writer {
@@ -61,7 +75,7 @@ async fn held(snapshot: &Snapshot) -> Result<Snapshot, StoreError> {
                 let Partials::Stored(stored) = &*partials else {
                     panic!("a shared store holds nothing in memory")
                 };
-                let fetched = StoredPartials::fetch(&[Arc::clone(stored)], &[KeyLookup::default()]).await?;
+                let fetched = StoredPartials::fetch(&[Arc::clone(stored)], &[KeyLookup::default()], &Endless).await?;
                 *partials = Partials::Held(fetched);
             }
             segments.push(Arc::new(whole));
@@ -79,10 +93,11 @@ async fn held(snapshot: &Snapshot) -> Result<Snapshot, StoreError> {
 async fn assert_points_agree(catalog: &Catalog, snapshot: &Snapshot, held: &Snapshot) -> Result<(), StoreError> {
     for view in catalog.views() {
         let ViewKind::Fold(fold) = &view.kind else { continue };
-        if !["users", "trails"].contains(&view.name.as_str()) {
+        let Some(place) = fold.key_of_output("user_id") else {
             continue;
-        }
-        let one = |user: &str| KeyLookup::new(vec![(0, Arc::new(StringArray::from(vec![user])) as ArrayRef)]).unwrap();
+        };
+        let one =
+            |user: &str| KeyLookup::new(vec![(place, Arc::new(StringArray::from(vec![user])) as ArrayRef)]).unwrap();
         for keys in [vec![one("user-3")], vec![one("user-0"), one("user-7"), one("nobody")]] {
             let (mut stored, mut wanted) = (Vec::new(), Vec::new());
             for (partition, view_of) in &snapshot.partitions {
@@ -96,7 +111,7 @@ async fn assert_points_agree(catalog: &Catalog, snapshot: &Snapshot, held: &Snap
                     }
                 }
             }
-            let fetched = StoredPartials::fetch(&stored, &keys).await?;
+            let fetched = StoredPartials::fetch(&stored, &keys, &Endless).await?;
             let found: Vec<_> = fetched
                 .iter()
                 .flat_map(|partial| keys.iter().filter_map(|key| partial.lookup(key).unwrap()))
@@ -295,14 +310,14 @@ async fn a_store_that_fails_keeps_the_contract_for_whoever_tries_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_see_prefixes_of_the_log_while_nodes_overlap_and_crash() {
-    let world = World::new(&format!("{STREAM}{VIEWS}"), 61).await;
+    let world = World::new(&format!("{STREAM}{VIEWS}{SESSIONS}"), 61).await;
     let answers = live(&world, Arc::new(MemoryStore::default()), STEPS).await;
     assert!(answers > STEPS / 3, "only {answers} answers");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_see_prefixes_of_the_log_whatever_is_lost_late_or_refused() {
-    let world = World::new(&format!("{STREAM}{VIEWS}"), 62).await;
+    let world = World::new(&format!("{STREAM}{VIEWS}{SESSIONS}"), 62).await;
     let faulty = Faulty::over(Arc::new(MemoryStore::default()), Rates::HARD, 62);
     let answers = live(&world, faulty, STEPS).await;
     assert!(answers > STEPS / 20, "only {answers} answers");
@@ -354,9 +369,9 @@ async fn only_changed_keys_are_written_and_what_nobody_names_goes() {
         })
         .await;
     let since = Instant::now();
-    while memory.versions() > 600 {
+    while memory.cells() > 2_400 {
         node.is_flushed().await;
-        assert!(since.elapsed() < PATIENCE, "{} versions are left", memory.versions());
+        assert!(since.elapsed() < PATIENCE, "{} cells are left", memory.cells());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(node.writer.written().removed > 30, "{:?}", node.writer.written());
@@ -458,6 +473,159 @@ async fn keys_that_are_gone_from_under_a_record_are_no_smaller_number() {
         other => panic!("{other:?}"),
     }
     node.running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunk_that_is_gone_is_no_smaller_state() {
+    let world = World::new(&format!("{STREAM}{VIEWS}{SESSIONS}"), 69).await;
+    let memory = Arc::new(MemoryStore::default());
+    let store: Arc<dyn SharedStore> = Arc::clone(&memory) as _;
+    let mut node = Node::start(&world, &store, "one", &Cut::default()).await;
+    world.append(20, 1_000).await;
+    node.catch_up(&world).await;
+    assert!(node.flush().await);
+    let reader = reader(&world, &store);
+    reader.poll().await.unwrap();
+    let snapshot = reader.snapshot();
+    let whole = held(&snapshot).await.unwrap();
+    memory.lose_last_chunks();
+    // Another one, which has kept nothing of it.
+    let reader = self::reader(&world, &store);
+    reader.poll().await.unwrap();
+    let snapshot = reader.snapshot();
+    for outcome in [
+        held(&snapshot).await.map(drop),
+        assert_points_agree(&world.catalog, &snapshot, &whole).await,
+    ] {
+        match outcome {
+            Err(StoreError::Damaged(reason)) => assert!(reason.contains("chunks of a state"), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    node.running.end().await;
+}
+
+/// So many bytes and no more.
+#[derive(Debug)]
+struct Bounded {
+    bytes: usize,
+    held: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Bounded {
+    fn new(bytes: usize) -> Self {
+        Self {
+            bytes,
+            held: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Room for Bounded {
+    fn take(&self, bytes: usize) -> Result<(), StoreError> {
+        let held = self.held.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        if held > self.bytes {
+            self.give_back(bytes);
+            return Err(StoreError::NoRoom {
+                bytes,
+                source: "it is full".into(),
+            });
+        }
+        self.most.fetch_max(held, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_reads_gather_is_bounded() {
+    let world = World::new(&format!("{STREAM}{VIEWS}"), 70).await;
+    let store: Arc<dyn SharedStore> = Arc::new(MemoryStore::default());
+    let mut node = Node::start(&world, &store, "one", &Cut::default()).await;
+    world.append(120, 1_000).await;
+    node.catch_up(&world).await;
+    assert!(node.flush().await);
+    let settings = ReaderSettings {
+        every: PATIENCE,
+        silent: PATIENCE,
+        cache_bytes: 0,
+    };
+    let reader = Reader::new(Arc::clone(&store), &world.catalog, world.partitions(), settings);
+    reader.poll().await.unwrap();
+    let view = world.catalog.view("trails").unwrap();
+    let snapshot = reader.snapshot();
+    let segments = snapshot.partitions.values().flat_map(|view| &view.segments);
+    let stored = segments.map(|segment| match &segment.views[&view.id] {
+        Partials::Stored(stored) => Arc::clone(stored),
+        Partials::Held(_) => panic!("stored"),
+    });
+    let stored: Vec<_> = stored.collect();
+    let user = Arc::new(StringArray::from(vec!["user-3"])) as ArrayRef;
+    let one = KeyLookup::new(vec![(0, user)]).unwrap();
+    let mut whole = 0;
+    for lookup in [KeyLookup::default(), one] {
+        let keys = [lookup];
+        let endless = Bounded::new(usize::MAX);
+        let found = StoredPartials::fetch(&stored, &keys, &endless).await.unwrap();
+        let bytes: usize = found.iter().map(foldline_sql::Partial::bytes).sum();
+        let most = endless.most.load(Ordering::SeqCst);
+        assert_eq!(
+            endless.held.load(Ordering::SeqCst),
+            bytes,
+            "what is held in the end is what was found"
+        );
+        assert!(most > bytes, "{most} bytes at most, of which {bytes} stay");
+        for bound in [most - 1, most / 2, 0] {
+            let small = Bounded::new(bound);
+            match StoredPartials::fetch(&stored, &keys, &small).await {
+                Err(StoreError::NoRoom { .. }) => {}
+                other => panic!("{bound} of {most} bytes: {other:?}"),
+            }
+        }
+        assert!(StoredPartials::fetch(&stored, &keys, &Bounded::new(most)).await.is_ok());
+        whole = whole.max(most);
+        assert!(
+            most == whole || most < whole / 2,
+            "one key of many: {most} of {whole} bytes"
+        );
+    }
+    node.running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_writer_holds_counts_as_what_is_folded() {
+    let world = World::new(&format!("{STREAM}{VIEWS}"), 73).await;
+    let store: Arc<dyn SharedStore> = Arc::new(MemoryStore::default());
+    // One segment, which is open.
+    world.append(60, 10).await;
+    let running = world.start(&Cut::default(), world.settings()).await;
+    running.layer.wait_until(&world.ends().await).await.unwrap();
+    let partials = || running.layer.status().iter().map(|one| one.bytes).sum::<usize>();
+    assert_eq!(running.layer.held_bytes(), partials());
+    let mut writer = writer(&world, &store, Gaps::new()).within(&running.layer);
+    for round in 0..2 {
+        assert!(writer.flush(&running.layer.snapshot()).await);
+        let held = running.layer.held_bytes();
+        assert!(
+            held > partials() * 3 / 2,
+            "{held} bytes with {} of partials",
+            partials()
+        );
+        if round == 0 {
+            writer.flush(&Snapshot::default()).await;
+            assert_eq!(running.layer.held_bytes(), partials(), "given up");
+        }
+        world.append(3, 10).await;
+        running.layer.wait_until(&world.ends().await).await.unwrap();
+    }
+    drop(writer);
+    assert_eq!(running.layer.held_bytes(), partials());
+    running.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,13 +15,25 @@
 //!
 //! A **state** is all columns, keys included: for each 0 where it is NULL, else 1 and its fixed width in little-endian, or
 //! its length and its bytes, or its number of elements and these.
+//!
+//! The start of a session is no part of a stored key, as it moves when an earlier event comes or two sessions become one:
+//! a row that stayed under the old start would count twice. So a row is what its *other* key columns have, and its state
+//! is the number of their sessions, then the columns of each:
+//!
+//! ```text
+//! user, session, n           key     state
+//! ann   10:00    3           ann     2 sessions: ann 10:00 3, ann 11:30 1
+//! ann   11:30    1           bob     1 session:  bob 10:10 7
+//! bob   10:10    7
+//! ```
 
+use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayData, ArrayRef, AsArray, BinaryArray, BinaryBuilder, BooleanArray, BooleanBufferBuilder,
-    LargeBinaryArray, RecordBatch, RecordBatchOptions, make_array,
+    Array, ArrayData, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, LargeBinaryArray, LargeBinaryBuilder,
+    RecordBatch, RecordBatchOptions, make_array,
 };
 use arrow::buffer::{Buffer, MutableBuffer, NullBuffer};
 use arrow::compute::{CastOptions, cast, cast_with_options};
@@ -37,15 +49,23 @@ const FORMAT: u8 = 1;
 /// Ends what begins alike: above every byte that a further column begins with.
 const BEYOND: u8 = 0xff;
 
-/// The keys of a partial, one row each.
+/// The keys of a partial, one row each. A key has no session's start, and its state all sessions that it has.
 #[derive(Debug, Clone)]
 pub struct KeyedRows {
-    /// Keys.
-    pub keys: BinaryArray,
+    /// Keys, none of them twice.
+    pub keys: LargeBinaryArray,
     /// States, the keys' columns included.
-    pub states: BinaryArray,
-    /// Hashes of the first key column alone, or of nothing: rows that share it belong together.
+    pub states: LargeBinaryArray,
+    /// Hashes of the first column of the key alone, or of nothing: rows that share it belong together.
     pub groups: Vec<u64>,
+}
+
+impl KeyedRows {
+    /// Bytes that they take.
+    pub fn bytes(&self) -> usize {
+        let columns = self.keys.get_buffer_memory_size() + self.states.get_buffer_memory_size();
+        columns + self.groups.capacity() * size_of::<u64>()
+    }
 }
 
 /// The keys that a lookup may mean, and maybe others.
@@ -60,38 +80,56 @@ pub struct KeySpan {
 }
 
 impl Partial {
-    /// Its keys, one row each, in its order.
-    pub fn to_rows(&self) -> Result<KeyedRows, FoldError> {
-        let rows = || -> Result<KeyedRows, ArrowError> {
-            let columns = self.batch.columns().iter().map(Column::over);
-            let columns = columns.collect::<Result<Vec<_>, _>>()?;
-            let (mut keys, mut states) = (BinaryBuilder::new(), BinaryBuilder::new());
-            let mut groups = Vec::with_capacity(self.keys());
-            let (mut key, mut state) = (Vec::new(), Vec::new());
-            for row in 0..self.keys() {
-                key.clear();
-                state.clear();
-                key.push(FORMAT);
-                state.push(FORMAT);
-                let mut group = None;
-                for column in &columns[..self.key_columns] {
-                    column.write_key(row, &mut key);
-                    group.get_or_insert_with(|| group_of(&key));
-                }
-                for column in &columns {
-                    column.write(row, &mut state);
-                }
-                groups.push(group.unwrap_or_else(|| group_of(&key)));
-                keys.append_value(&key);
-                states.append_value(&state);
+    /// Its keys, one row each.
+    pub fn to_rows(&self, fold: &Fold) -> Result<KeyedRows, FoldError> {
+        self.rows(fold.session_key())
+            .map_err(|source| FoldError::Columns { source })
+    }
+
+    fn rows(&self, session: Option<usize>) -> Result<KeyedRows, ArrowError> {
+        let columns = self.batch.columns().iter().map(Column::over);
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        let key_columns = (0..self.key_columns).filter(|column| Some(*column) != session);
+        let key_columns: Vec<&Column> = key_columns.map(|column| &columns[column]).collect();
+        let (mut keys, mut states) = (LargeBinaryBuilder::new(), LargeBinaryBuilder::new());
+        let mut groups = Vec::with_capacity(self.keys());
+        let (mut key, mut state) = (Vec::new(), Vec::new());
+        let mut add = |together: &[usize]| {
+            key.clear();
+            state.clear();
+            groups.push(write_stored_key(&key_columns, together[0], &mut key));
+            state.push(FORMAT);
+            if session.is_some() {
+                write_length(together.len(), &mut state);
             }
-            Ok(KeyedRows {
-                keys: keys.finish(),
-                states: states.finish(),
-                groups,
-            })
+            for row in together {
+                for column in &columns {
+                    column.write(*row, &mut state);
+                }
+            }
+            keys.append_value(&key);
+            states.append_value(&state);
         };
-        rows().map_err(|source| FoldError::Columns { source })
+        match session {
+            None => (0..self.keys()).for_each(|row| add(&[row])),
+            Some(_) => self.of_one_key(&key_columns).iter().for_each(|rows| add(rows)),
+        }
+        Ok(KeyedRows {
+            keys: keys.finish(),
+            states: states.finish(),
+            groups,
+        })
+    }
+
+    /// The rows that share a stored key, by key: they may lie apart.
+    fn of_one_key(&self, key_columns: &[&Column]) -> Vec<Vec<usize>> {
+        let mut rows: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
+        for row in 0..self.keys() {
+            let mut key = Vec::new();
+            write_stored_key(key_columns, row, &mut key);
+            rows.entry(key).or_default().push(row);
+        }
+        rows.into_values().collect()
     }
 
     /// The partial of `states`, as [`Partial::to_rows`] made them, each key once. Anything else is an error.
@@ -102,23 +140,31 @@ impl Partial {
             reason,
         };
         let schema = fold.state_schema();
-        let columns = schema.fields().iter().map(|field| Cells::of(field.data_type()));
-        let mut columns = columns
+        let cells = schema.fields().iter().map(|field| Cells::of(field.data_type()));
+        let mut cells = cells
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| refuse(error.to_string()))?;
+        let columns_count = cells.len();
         let mut rows = 0;
         for mut state in states {
             let format = state.split_off_first().copied();
             if format != Some(FORMAT) {
                 return Err(refuse(format!("its format is {format:?}, not {FORMAT}")));
             }
-            let read = columns.iter_mut().try_for_each(|column| column.read(&mut state));
+            let together = match fold.session_key() {
+                Some(_) => read_length(&mut state).filter(|sessions| *sessions > 0),
+                None => Some(1),
+            };
+            let read = together.and_then(|together| {
+                let mut columns = (0..together).flat_map(|_| 0..columns_count);
+                columns.try_for_each(|column| cells[column].read(&mut state))
+            });
             if read.is_none() || !state.is_empty() {
                 return Err(refuse("it does not end where its columns do".to_owned()));
             }
-            rows += 1;
+            rows += together.unwrap_or_default();
         }
-        let arrays = columns.into_iter().zip(schema.fields());
+        let arrays = cells.into_iter().zip(schema.fields());
         let arrays = arrays
             .map(|(column, field)| column.finish(field.data_type()))
             .collect::<Result<Vec<_>, _>>();
@@ -131,14 +177,22 @@ impl Partial {
 }
 
 impl KeyLookup {
-    /// Where the keys lie that it means.
-    pub fn span(&self) -> Result<KeySpan, FoldError> {
+    /// Where the keys of `fold` lie that it means.
+    pub fn span(&self, fold: &Fold) -> Result<KeySpan, FoldError> {
+        let session = fold.session_key();
+        // Position in the stored key, which is without the start of a session.
+        let stored = |position: usize| match session {
+            Some(session) if position == session => None,
+            Some(session) if position > session => Some(position - 1),
+            _ => Some(position),
+        };
         let span = || -> Result<KeySpan, ArrowError> {
             let mut from = vec![FORMAT];
             let mut group = None;
+            let fixed = self.columns.iter();
+            let fixed = fixed.filter_map(|(position, value)| Some((stored(*position)?, value)));
             // The columns that the key begins with.
-            let fixed = (0..).zip(&self.columns);
-            let prefix = fixed.take_while(|(index, (position, _))| index == position);
+            let prefix = (0..).zip(fixed).take_while(|(index, (position, _))| index == position);
             let mut prefix_columns = 0;
             for (_, (_, value)) in prefix {
                 Column::over(value)?.write_key(0, &mut from);
@@ -146,8 +200,8 @@ impl KeyLookup {
                 prefix_columns += 1;
             }
             let mut until = from.clone();
-            let range = self.range.iter().find(|range| range.position == prefix_columns);
-            if let Some(range) = range {
+            let mut ranges = self.range.iter();
+            if let Some(range) = ranges.find(|range| stored(range.position) == Some(prefix_columns)) {
                 let ordered = |bound: &&ArrayRef| is_ordered(bound.data_type());
                 if let Some(lower) = range.lower.as_ref().filter(ordered) {
                     Column::over(lower)?.write_key(0, &mut from);
@@ -161,6 +215,17 @@ impl KeyLookup {
         };
         span().map_err(|source| FoldError::Columns { source })
     }
+}
+
+/// Writes the key of `row`. Returns its group.
+fn write_stored_key(columns: &[&Column], row: usize, out: &mut Vec<u8>) -> u64 {
+    out.push(FORMAT);
+    let mut group = None;
+    for column in columns {
+        column.write_key(row, out);
+        group.get_or_insert_with(|| group_of(out));
+    }
+    group.unwrap_or_else(|| group_of(out))
 }
 
 fn group_of(key: &[u8]) -> u64 {

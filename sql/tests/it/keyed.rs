@@ -37,8 +37,12 @@ async fn partials() -> Vec<(Arc<foldline_sql::Fold>, Partial)> {
 #[tokio::test]
 async fn every_partial_reads_back_from_its_rows() {
     for (fold, partial) in partials().await {
-        let rows = partial.to_rows().unwrap();
-        assert_eq!((rows.keys.len(), rows.groups.len()), (partial.keys(), partial.keys()));
+        let rows = partial.to_rows(&fold).unwrap();
+        assert_eq!(
+            (rows.states.len(), rows.groups.len()),
+            (rows.keys.len(), rows.keys.len())
+        );
+        assert!(rows.keys.len() <= partial.keys());
         // In any order.
         let states: Vec<&[u8]> = rows.states.iter().flatten().rev().collect();
         let read = Partial::from_rows(&fold, states).unwrap();
@@ -48,8 +52,8 @@ async fn every_partial_reads_back_from_its_rows() {
 
 #[tokio::test]
 async fn keys_are_in_the_order_of_their_columns() {
-    for (_, partial) in partials().await {
-        let rows = partial.to_rows().unwrap();
+    for (fold, partial) in partials().await {
+        let rows = partial.to_rows(&fold).unwrap();
         let keys: Vec<&[u8]> = rows.keys.iter().flatten().collect();
         assert!(
             keys.is_sorted_by(|one, other| one < other),
@@ -61,8 +65,8 @@ async fn keys_are_in_the_order_of_their_columns() {
 
 #[tokio::test]
 async fn what_a_lookup_means_lies_in_its_span() {
-    for (_, partial) in partials().await {
-        let (rows, columns) = (partial.to_rows().unwrap(), partial.batch().columns());
+    for (fold, partial) in partials().await {
+        let (rows, columns) = (partial.to_rows(&fold).unwrap(), partial.batch().columns());
         let key_columns = partial.batch().num_columns().min(2);
         for row in (0..partial.keys()).step_by(7) {
             let value = |position: usize| columns[position].slice(row, 1);
@@ -82,7 +86,7 @@ async fn what_a_lookup_means_lies_in_its_span() {
                     let lookup = KeyLookup::new(fixed.clone()).unwrap().within(&ranges);
                     // A view without keys, or with one: there is nothing to look up there.
                     let Ok(found) = partial.lookup(&lookup) else { continue };
-                    let span = lookup.span().unwrap();
+                    let span = lookup.span(&fold).unwrap();
                     let inside = (0..rows.keys.len()).filter(|row| {
                         let key = rows.keys.value(*row);
                         *span.from <= *key
@@ -90,7 +94,7 @@ async fn what_a_lookup_means_lies_in_its_span() {
                             && span.group.is_none_or(|group| group == rows.groups[*row])
                     });
                     let inside: Vec<&[u8]> = inside.map(|row| rows.keys.value(row)).collect();
-                    for key in found.unwrap().to_rows().unwrap().keys.iter().flatten() {
+                    for key in found.unwrap().to_rows(&fold).unwrap().keys.iter().flatten() {
                         assert!(inside.contains(&key), "{lookup:?} means {key:?}");
                     }
                 }
@@ -111,8 +115,8 @@ async fn a_range_is_as_narrow_as_its_column_allows() {
         upper: bound(1_000),
     };
     let lookup = KeyLookup::new(vec![(0, user)]).unwrap().within(&[range]);
-    let span = lookup.span().unwrap();
-    let rows = partial.to_rows().unwrap();
+    let span = lookup.span(&fold).unwrap();
+    let rows = partial.to_rows(&fold).unwrap();
     let inside = rows
         .keys
         .iter()
@@ -126,7 +130,7 @@ async fn a_range_is_as_narrow_as_its_column_allows() {
 async fn damaged_and_foreign_states_are_refused() {
     let fold = fold(&view(QUERIES[4]).await);
     let partial = fold.partial(&random(4, 60)).await.unwrap();
-    let rows = partial.to_rows().unwrap();
+    let rows = partial.to_rows(&fold).unwrap();
     let state = rows.states.value(0);
     assert!(Partial::from_rows(&fold, [state]).is_ok());
     let mut other = state.to_vec();
@@ -145,8 +149,9 @@ async fn damaged_and_foreign_states_are_refused() {
 /// The bytes of format 1. Whoever changes them raises the format.
 #[tokio::test]
 async fn keys_and_states_are_encoded_as_ever() {
+    let fold = fold(&view("SELECT kind, count(*) AS n, max(kind) AS m FROM events GROUP BY 1").await);
     let golden = |array: ArrayRef| {
-        let lookup = KeyLookup::new(vec![(0, array)]).unwrap().span().unwrap();
+        let lookup = KeyLookup::new(vec![(0, array)]).unwrap().span(&fold).unwrap();
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         (hex(&lookup.from), lookup.group.map(|group| format!("{group:016x}")))
     };
@@ -176,9 +181,74 @@ async fn keys_and_states_are_encoded_as_ever() {
     let group = golden(Arc::new(StringArray::from(vec!["B001"]))).1;
     assert_eq!(group.as_deref(), Some("902a0f816db866ba"));
 
-    let fold = fold(&view("SELECT kind, count(*) AS n, max(kind) AS m FROM events GROUP BY 1").await);
     let partial = fold.partial(&random(5, 40)).await.unwrap();
-    let rows = partial.to_rows().unwrap();
+    let rows = partial.to_rows(&fold).unwrap();
     let hex: String = rows.states.value(1).iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, "0101036275790104000000000000000103627579");
+}
+
+/// All sessions of a user are one row under the user, wherever the session stands in the GROUP BY, so that none of them
+/// is left behind under a start that it had.
+#[tokio::test]
+async fn the_sessions_of_a_key_are_one_row_and_its_state_is_whole_or_refused() {
+    let orders = [
+        "SELECT user_id, session(at, INTERVAL '10 minutes') AS s, kind, count(*) AS n FROM events GROUP BY 1, 2, 3",
+        "SELECT session(at, INTERVAL '10 minutes') AS s, user_id, kind, count(*) AS n FROM events GROUP BY 1, 2, 3",
+    ];
+    for (order, query) in orders.into_iter().enumerate() {
+        let fold = fold(&view(query).await);
+        let partial = fold.partial(&random(9, 400)).await.unwrap();
+        let rows = partial.to_rows(&fold).unwrap();
+        assert!(
+            3 * rows.keys.len() < partial.keys(),
+            "{} of {}",
+            rows.keys.len(),
+            partial.keys()
+        );
+        let user: ArrayRef = Arc::new(StringArray::from(vec!["u1"]));
+        let span = KeyLookup::new(vec![(order, user)]).unwrap().span(&fold).unwrap();
+        let inside = |row: &usize| (span.from.as_slice()..span.until.as_slice()).contains(&rows.keys.value(*row));
+        let inside: Vec<usize> = (0..rows.keys.len()).filter(inside).collect();
+        assert!((1..=4).contains(&inside.len()), "kinds of one user: {inside:?}");
+        assert!(inside.iter().all(|row| span.group == Some(rows.groups[*row])));
+
+        let largest = (0..rows.states.len()).max_by_key(|row| rows.states.value(*row).len());
+        let state = rows.states.value(largest.unwrap());
+        assert!(Partial::from_rows(&fold, [state]).unwrap().keys() > 3);
+        for length in 0..state.len() {
+            assert!(
+                Partial::from_rows(&fold, [&state[..length]]).is_err(),
+                "cut off at {length}, maybe between two sessions"
+            );
+        }
+    }
+}
+
+/// The bytes of format 1 of sessions.
+#[tokio::test]
+async fn sessions_are_encoded_as_ever() {
+    let query = "SELECT session(at, INTERVAL '10 minutes') AS s, kind, count(*) AS n FROM events GROUP BY 1, 2";
+    let fold = fold(&view(query).await);
+    let rows = fold.partial(&random(5, 12)).await.unwrap().to_rows(&fold).unwrap();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (key, one) = (
+        "010162757900",
+        "0100a0f535380a060001036275790101000000000000000100a0f535380a0600",
+    );
+    assert_eq!(
+        (hex(rows.keys.value(1)), hex(rows.states.value(1))),
+        (key.to_owned(), format!("0101{one}"))
+    );
+
+    let two = format!("0102{one}{}", one.replace("f535", "f536"));
+    let bytes = (0..two.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&two[at..at + 2], 16).unwrap());
+    let read = Partial::from_rows(&fold, [bytes.collect::<Vec<u8>>().as_slice()]).unwrap();
+    assert_eq!(read.keys(), 2);
+    let rows = read.to_rows(&fold).unwrap();
+    assert_eq!(
+        (hex(rows.keys.value(0)), hex(rows.states.value(0))),
+        (key.to_owned(), two)
+    );
 }

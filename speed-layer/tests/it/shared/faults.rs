@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use foldline_event_log::TopicPartition;
-use foldline_speed_layer::shared::{Head, Rank, SharedStore, StoreError, Stored, Versions};
+use foldline_speed_layer::shared::{Head, Rank, SharedStore, StoreError, Stored, Versions, Wanted};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
@@ -61,7 +61,7 @@ enum Fate {
 #[error("no reply came")]
 struct NoReply;
 
-fn no_reply() -> StoreError {
+pub fn no_reply() -> StoreError {
     StoreError::Unavailable {
         attempted: "do what was asked",
         source: Box::new(NoReply),
@@ -151,19 +151,12 @@ impl SharedStore for Faulty {
         self.do_or_not(Write::Versions(versions.clone())).await
     }
 
-    async fn read(
-        &self,
-        view: &str,
-        bucket: i32,
-        segments: &[Uuid],
-        from: &[u8],
-        until: &[u8],
-    ) -> Result<Vec<Stored>, StoreError> {
+    async fn read(&self, wanted: Wanted<'_>) -> Result<Vec<Stored>, StoreError> {
         // Many make up one answer.
         if self.random.lock().unwrap().random_bool(0.001) {
             return Err(no_reply());
         }
-        self.inner.read(view, bucket, segments, from, until).await
+        self.inner.read(wanted).await
     }
 
     async fn remove(&self, view: &str, buckets: &[i32], segment: Uuid) -> Result<(), StoreError> {
@@ -212,15 +205,8 @@ impl SharedStore for Patient {
         again!(self.0.write(versions))
     }
 
-    async fn read(
-        &self,
-        view: &str,
-        bucket: i32,
-        segments: &[Uuid],
-        from: &[u8],
-        until: &[u8],
-    ) -> Result<Vec<Stored>, StoreError> {
-        again!(self.0.read(view, bucket, segments, from, until))
+    async fn read(&self, wanted: Wanted<'_>) -> Result<Vec<Stored>, StoreError> {
+        again!(self.0.read(wanted))
     }
 
     async fn remove(&self, view: &str, buckets: &[i32], segment: Uuid) -> Result<(), StoreError> {
