@@ -120,8 +120,13 @@ impl Scene {
         self.loader(Arc::clone(warehouse), TableOptions::default())
     }
 
-    /// A new loader into `warehouse`, whose ledger lies in `store`: of views and events.
+    /// A new loader into `warehouse`, whose ledger lies in `store`.
     fn loader_in(&self, warehouse: &Arc<dyn Warehouse>, store: &Arc<dyn ObjectStore>) -> Loader {
+        self.loader_with(Arc::clone(warehouse), Arc::clone(store), TableOptions::default())
+    }
+
+    /// The same, of views and events.
+    fn events_loader_in(&self, warehouse: &Arc<dyn Warehouse>, store: &Arc<dyn ObjectStore>) -> Loader {
         self.loader_with(Arc::clone(warehouse), Arc::clone(store), events_too())
     }
 
@@ -991,11 +996,11 @@ async fn a_load_that_dies_behind_a_table_made_anew_leaves_it_to_the_next() {
     let days = table_of(&scene.world.catalog.views()[0]);
     let mut killed = 0;
     for after in [false, true] {
-        for step in (1..).step_by(3) {
+        for step in (1..).step_by(9) {
             let store = ledger();
             let (_, warehouse) = memory();
             let faulty = FaultyWarehouse::new(Arc::clone(&warehouse), 0, 0);
-            let loader = scene.loader_in(&(Arc::new(faulty.clone()) as Arc<dyn Warehouse>), &store);
+            let loader = scene.events_loader_in(&(Arc::new(faulty.clone()) as Arc<dyn Warehouse>), &store);
             loader.load(&first, &rows, false, &|_| {}).await.unwrap();
             let owner = owner_of(&store, "memory").await;
             warehouse.remove(&Table { owner, ..days.clone() }).await.unwrap();
@@ -1010,7 +1015,7 @@ async fn a_load_that_dies_behind_a_table_made_anew_leaves_it_to_the_next() {
             }
             killed += 1;
             let next = if step % 2 == 0 { &second } else { &third };
-            scene.load(&scene.loader_in(&warehouse, &store), next).await;
+            scene.load(&scene.events_loader_in(&warehouse, &store), next).await;
         }
     }
     assert!(killed > 8, "only {killed} kills");
@@ -1274,7 +1279,7 @@ async fn bigquery_jobs_say_what_the_service_must_know() {
     let mut scene = Scene::new(25).await;
     let (fake, warehouse) = bigquery().await;
     let first = scene.next().await;
-    scene.load(&scene.loader_in(&warehouse, &ledger()), &first).await;
+    scene.load(&scene.events_loader_in(&warehouse, &ledger()), &first).await;
     for job in fake.told() {
         let load = &job["configuration"]["load"];
         assert_eq!(load["createDisposition"], "CREATE_NEVER");
@@ -1414,7 +1419,7 @@ async fn a_table_of_events_has_every_row_below_the_cut_once_and_its_sql_is_the_v
             }
         };
         for (warehouse, store) in warehouses.iter().zip(&stores) {
-            let loader = scene.loader_in(warehouse, store);
+            let loader = scene.events_loader_in(warehouse, store);
             scene.load(&loader, &generation).await;
             let found = events_of(&scene, warehouse, store).await;
             let places = |batches: &[RecordBatch]| -> Vec<(i32, i64, bool, bool)> {
@@ -1457,7 +1462,7 @@ async fn only_days_whose_files_changed_are_loaded_of_events() {
     let first = scene.next().await;
     let (memory, warehouse) = memory();
     let store = ledger();
-    scene.load(&scene.loader_in(&warehouse, &store), &first).await;
+    scene.load(&scene.events_loader_in(&warehouse, &store), &first).await;
     let slices = |replaced: &[LoadName]| -> BTreeSet<Slice> {
         let events = replaced.iter().filter(|name| name.table == "clicks");
         events.map(|name| name.slice).collect()
@@ -1466,7 +1471,7 @@ async fn only_days_whose_files_changed_are_loaded_of_events() {
     let before = memory.replaced().len();
     let cut = first.cut.clone();
     let second = scene.next().await;
-    scene.load(&scene.loader_in(&warehouse, &store), &second).await;
+    scene.load(&scene.events_loader_in(&warehouse, &store), &second).await;
     let mut days = BTreeSet::new();
     for (batch, below) in [(&second.cut, true), (&cut, false)] {
         let rows = scene.world.rows_below(batch);
@@ -1495,7 +1500,7 @@ async fn only_days_whose_files_changed_are_loaded_of_events() {
     assert!(found.len() < all.len(), "{found:?} of {all:?}");
     // Nothing new: no row of the archive is read, and none of the warehouse is written.
     let before = memory.replaced().len();
-    let report = scene.load(&scene.loader_in(&warehouse, &store), &second).await;
+    let report = scene.load(&scene.events_loader_in(&warehouse, &store), &second).await;
     assert_eq!((memory.replaced().len(), loaded(&report)["clicks"]), (before, 0));
 }
 
@@ -1506,7 +1511,7 @@ async fn events_that_are_lost_or_damaged_are_told() {
     let folder = tempfile::tempdir().unwrap();
     let files = store::local(folder.path()).unwrap();
     let warehouse: Arc<dyn Warehouse> = Arc::new(LocalWarehouse::new(Arc::clone(&files), "file:///there"));
-    let loader = scene.loader_in(&warehouse, &ledger());
+    let loader = scene.events_loader_in(&warehouse, &ledger());
     scene.load(&loader, &first).await;
     let of_clicks = |found: Vec<Difference>| found.into_iter().find(|found| found.table == "clicks").unwrap();
     let days = store::list(files.as_ref(), &"clicks".into()).await.unwrap();
@@ -1523,7 +1528,7 @@ async fn events_that_are_lost_or_damaged_are_told() {
     let archived = scene.world.paths("archive").await;
     let victim = archived.iter().find(|path| path.contains("/date=")).unwrap();
     scene.world.store.delete(&victim.as_str().into()).await.unwrap();
-    let loader = scene.loader_in(&warehouse, &ledger());
+    let loader = scene.events_loader_in(&warehouse, &ledger());
     let report = loader.load(&first, &scene.rows(), true, &|_| {}).await.unwrap();
     let told = report.tables.iter().find(|table| table.table == "clicks").unwrap();
     assert!(told.error.is_some(), "{report:?}");
