@@ -384,6 +384,7 @@ fn bigquery(settings: &Settings) -> anyhow::Result<Arc<dyn Warehouse>> {
         location: said.location.clone(),
         credentials: said.credentials.clone(),
         request: Duration::from_millis(said.request_ms),
+        days_are_tables: !said.endpoint.starts_with("https://"),
     });
     Ok(opened.map_err(|error| Failure::Usage(with_causes(&error)))?.shared())
 }

@@ -135,7 +135,7 @@ fn a_running_foldline_loads_what_it_publishes() {
     let told = history.as_array().unwrap().iter().map(|run| &run["warehouse"]);
     assert!(told.clone().any(|told| told == "loaded"), "{history}");
     let metrics = running.get("/metrics");
-    assert!(metrics.contains("foldline_warehouse_complaint 0"), "{metrics}");
+    assert!(metrics.contains("\nfoldline_warehouse_complaint 0"), "{metrics}");
     assert!(
         metrics.contains("foldline_warehouse_loads_total{outcome=\"ended\"}"),
         "{metrics}"
@@ -154,7 +154,8 @@ fn a_warehouse_that_is_away_is_told_and_fails_no_batch_run() {
     let run = folder.run(&["batch", "run"]);
     assert!(run.status.success(), "{}", text(&run.stderr));
     let since = Instant::now();
-    while !running.get("/metrics").contains("foldline_warehouse_complaint 1") {
+    // The sample, not the help above it.
+    while !running.get("/metrics").contains("\nfoldline_warehouse_complaint 1") {
         assert!(since.elapsed() < Duration::from_secs(60), "{}", running.get("/metrics"));
         std::thread::sleep(Duration::from_millis(50));
     }

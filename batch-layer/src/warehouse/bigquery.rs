@@ -83,6 +83,8 @@ pub struct BigQuerySettings {
     pub credentials: String,
     /// One request may take this long.
     pub request: Duration,
+    /// A stand-in whose days are tables of their own: there jobs make them.
+    pub days_are_tables: bool,
 }
 
 /// A dataset.
@@ -249,7 +251,7 @@ impl BigQuery {
             "sourceFormat": "PARQUET",
             "writeDisposition": "WRITE_TRUNCATE",
             // Made by the job, it would carry no label: nobody's table.
-            "createDisposition": "CREATE_NEVER",
+            "createDisposition": if self.settings.days_are_tables { "CREATE_IF_NEEDED" } else { "CREATE_NEVER" },
             // Without it every decimal is taken for NUMERIC, whatever the schema says.
             "decimalTargetTypes": ["NUMERIC", "BIGNUMERIC"],
             // Arrays stay records of a repeated `list`, which know NULL.

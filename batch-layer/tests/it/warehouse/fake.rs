@@ -322,11 +322,11 @@ async fn piece(State(state): State<Shared>, Path(session): Path<String>, headers
             inner.resumed += 1;
             return insert(inner, job, file);
         }
-        if body.len() % UNIT != 0 {
+        if !body.len().is_multiple_of(UNIT) {
             return refused(400, "badRequest", "a piece is no multiple of 256 KiB");
         }
         // Now and then less is taken than came.
-        let taken = if there.len() % (3 * UNIT) == 0 {
+        let taken = if there.len().is_multiple_of(3 * UNIT) {
             body.len()
         } else {
             UNIT
