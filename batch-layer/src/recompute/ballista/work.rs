@@ -23,6 +23,7 @@ use super::exchange::{Arrivals, Outgoing, Parcel};
 use super::nodes::{REPORT, Step};
 use super::order::{self, Order, Ticket};
 use super::{BEGINS, ENDS};
+use crate::store::StoreError;
 use crate::{Archive, Generations};
 
 /// Batches that wait to be sent.
@@ -84,7 +85,7 @@ enum TaskError {
     #[error(transparent)]
     Run(#[from] RecomputeError),
     #[error(transparent)]
-    Order(#[from] crate::store::StoreError),
+    Order(#[from] StoreError),
     #[error("{0}")]
     Refused(String),
     #[error("cannot read what other tasks sent")]
@@ -171,7 +172,7 @@ impl Worker {
         if let Some(prepared) = known.as_ref().filter(|prepared| prepared.ticket == *ticket) {
             return Ok(Arc::clone(prepared));
         }
-        let order = Order::read(self.store.as_ref(), ticket).await?;
+        let order = Order::read(self.store.as_ref(), ticket).await.map_err(not_here)?;
         let (jobs, passes) = order.compile().await.map_err(TaskError::Refused)?;
         // Of generations only the store is asked.
         let generations = Generations::new(Arc::clone(&self.store), Arc::clone(&self.clock), 0, 1);
@@ -325,6 +326,15 @@ impl Prepared {
             ))),
             None => Ok(()),
         }
+    }
+}
+
+fn not_here(error: StoreError) -> TaskError {
+    match error {
+        StoreError::Missing { path } => TaskError::Refused(format!(
+            "{path} is missing in the store of this executor; its store.url must be that of whoever starts runs"
+        )),
+        error => error.into(),
     }
 }
 
