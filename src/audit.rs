@@ -467,10 +467,11 @@ async fn wrong_part(core: &Core, view: &View, fold: &Arc<Fold>, sides: &Sides) -
                 Ok(())
             };
             let plain = fed(feed, plain).await?;
+            // Until the partials are used up.
+            let room = core.serving.room();
             let partials = match segment.views.get(&view.id) {
                 Some(Partials::Held(partials)) => partials.clone(),
                 Some(Partials::Stored(stored)) => {
-                    let room = core.serving.room();
                     StoredPartials::fetch(&[Arc::clone(stored)], &[KeyLookup::default()], &room).await?
                 }
                 None => Vec::new(),

@@ -44,7 +44,7 @@ enum Process {
         /// Name or address by which the others reach it, if that is another one
         #[arg(long, value_name = "HOST")]
         advertise: Option<String>,
-        /// Folder for what tasks send each other, emptied at the start [default: ballista-PORT in data_dir]
+        /// Folder in which ballista-PORT is for what tasks send each other, emptied at the start [default: data_dir]
         #[arg(long, value_name = "DIR")]
         folder: Option<PathBuf>,
         /// Tasks at the same time [default: as many as there are cores]
@@ -74,7 +74,9 @@ impl BallistaCommand {
             } => {
                 let settings = &setting.merged.settings;
                 let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-                let folder = folder.unwrap_or_else(|| settings.data_dir.join(format!("ballista-{}", address.port())));
+                let folder = folder.unwrap_or_else(|| settings.data_dir.clone());
+                // Nothing else is ever removed: the folder that was named may hold something else.
+                let folder = folder.join(format!("ballista-{}", address.port()));
                 let settings = ExecutorSettings {
                     scheduler: host_and_port(&scheduler)?,
                     address,

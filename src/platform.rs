@@ -417,7 +417,10 @@ impl Building {
             Arc::clone(&self.clock),
         )
         .bounded(settings.batch.memory_bytes);
-        let recompute = on_engine(recompute, settings, &self.files)?;
+        let recompute = match self.roles.contains(&Role::Batch) {
+            true => on_engine(recompute, settings, &self.files)?,
+            false => recompute,
+        };
         let stored = match self.cluster {
             Some(_) if self.roles.iter().any(|role| [Role::Speed, Role::Serve].contains(role)) => {
                 stored::open(settings).await?

@@ -174,6 +174,10 @@ impl WarehouseRuns {
             let load = self.try_load(&current, thoroughness, progress);
             match self.turns.load(load).await {
                 Some(outcome) => break (current, outcome),
+                // From the beginning again and again it would never end.
+                None if thoroughness == Thoroughness::Full => anyhow::bail!(
+                    "a batch run came before the end of a full load; try it again when none is due for longer than it takes"
+                ),
                 // What is loaded stays so, and the rest is of the generation that the run publishes.
                 None => tracing::info!(
                     generation = current.number.0,
@@ -279,16 +283,15 @@ impl WarehouseRuns {
         let Some(runs) = &core.warehouse else { return };
         let mut again = AGAIN_FIRST;
         let mut loaded: Option<GenerationNumber> = None;
+        // The settings may name other tables than when the generation was loaded.
+        let mut thoroughness = Thoroughness::Differing;
         while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
             let current = core.generations.current().map(|current| current.number);
             if !core.runs.leads() || current.is_none() || current == loaded {
                 continue;
             }
             // Every step may end anywhere: the next load goes on from there.
-            let Some(outcome) = stop
-                .run_until_cancelled(runs.load(&core, Thoroughness::Behind, &|_| {}))
-                .await
-            else {
+            let Some(outcome) = stop.run_until_cancelled(runs.load(&core, thoroughness, &|_| {})).await else {
                 return;
             };
             let error = match outcome {
@@ -304,6 +307,7 @@ impl WarehouseRuns {
             match error {
                 None => {
                     (loaded, again) = (current, AGAIN_FIRST);
+                    thoroughness = Thoroughness::Behind;
                 }
                 Some(error) => {
                     tracing::warn!(error, again_in_s = again.as_secs(), "the warehouse was not loaded");

@@ -25,6 +25,8 @@ use crate::{EventLog, Horizon, LogError, MarkState, Offset, RecordTime, Records,
 
 /// Name of the column with the bytes as they arrived.
 const RAW: &str = "_raw";
+/// Columns of so many rows are kept however small reads are.
+const PLACE_ROWS: usize = 1_024;
 /// How often in a row a log may say that there is more and give nothing.
 const EMPTY_READS_MAX: usize = 16;
 
@@ -353,13 +355,15 @@ impl StreamReader {
     }
 }
 
-/// Topic and partition as columns, which are the same in every row: those of the largest read so far, and slices of them.
+/// Topic and partition as columns, which are the same in every row: those of a larger read before, and slices of them.
 #[derive(Debug, Default)]
 struct Place(Option<(ArrayRef, ArrayRef)>);
 
 impl Place {
     fn of(&mut self, partition: &TopicPartition, rows: usize) -> (ArrayRef, ArrayRef) {
-        let known = self.0.take().filter(|(topic, _)| topic.len() >= rows);
+        // Not for ever: behind a catch-up, reads are small.
+        let fits = rows..=rows.max(PLACE_ROWS).saturating_mul(4);
+        let known = self.0.take().filter(|(topic, _)| fits.contains(&topic.len()));
         let (topic, index) = self.0.insert(known.unwrap_or_else(|| {
             let topic = StringArray::from_iter_values(std::iter::repeat_n(&partition.topic, rows));
             let index = i32::try_from(partition.partition.0).expect("a partition is an INT, as in Kafka");

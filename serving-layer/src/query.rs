@@ -179,7 +179,7 @@ impl QueryError {
                 ..
             }) => false,
             Self::Merge(MergeError::Speed {
-                source: StoreError::Unavailable { .. } | StoreError::TooSlow(_),
+                source: StoreError::Unavailable { .. } | StoreError::TooSlow(_) | StoreError::Unfit(_),
                 ..
             }) => false,
             Self::Generation(GenerationError::Store { .. }) => false,

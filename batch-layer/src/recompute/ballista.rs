@@ -106,11 +106,15 @@ impl Ballista {
 
     /// A job without executors would wait for them for ever.
     async fn refuse_unready(&self) -> Result<(), RecomputeError> {
-        let asked = reqwest::Client::new()
-            .get(format!("http://{}/readyz", self.scheduler))
-            .timeout(ANSWERS_WITHIN)
-            .send()
-            .await;
+        // What the environment says of proxies is for the internet.
+        let client = reqwest::Client::builder().no_proxy().build();
+        let asked = match client {
+            Ok(client) => {
+                let asked = client.get(format!("http://{}/readyz", self.scheduler));
+                asked.timeout(ANSWERS_WITHIN).send().await
+            }
+            Err(error) => Err(error),
+        };
         let reason = match asked {
             Ok(answer) if answer.status().is_success() => return Ok(()),
             Ok(answer) => {

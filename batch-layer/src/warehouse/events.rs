@@ -46,6 +46,8 @@ const BEHIND: [&str; 5] = [
 ];
 /// Days loaded at the same time: each has files of the archive in memory.
 const AT_ONCE: usize = 1;
+/// Days of one plan.
+const PLAN_JOBS: usize = 4;
 
 /// The rows of one day, read when they are asked for.
 struct Day {
@@ -110,6 +112,7 @@ pub(super) async fn wanted(
         slices,
         table,
         at_once: AT_ONCE,
+        plan_jobs: PLAN_JOBS,
     })
 }
 

@@ -124,6 +124,8 @@ pub(super) struct Wanted {
     pub(super) made_of: Option<String>,
     /// Slices loaded at the same time.
     pub(super) at_once: usize,
+    /// Slices of one plan: a load that is cut short may begin so many anew.
+    pub(super) plan_jobs: usize,
 }
 
 /// A slice as it should be.
@@ -412,8 +414,8 @@ impl Loader {
                 held.retain(|slice, _| !expired.contains(slice));
             }
             let mut jobs = wanted.differs_from(&held, &forced);
-            let last = jobs.len() <= PLAN_JOBS_MAX;
-            jobs.truncate(PLAN_JOBS_MAX);
+            let last = jobs.len() <= wanted.plan_jobs;
+            jobs.truncate(wanted.plan_jobs);
             let finished = records.done.as_ref().is_some_and(|done| {
                 done.holds == Some(generation) && done.made_of == wanted.made_of && done.slices == held
             });
@@ -662,6 +664,7 @@ pub(super) fn wanted(mut table: Table, made: Vec<RecordBatch>, made_of: Option<S
         table,
         made_of,
         at_once: AT_ONCE,
+        plan_jobs: PLAN_JOBS_MAX,
     })
 }
 

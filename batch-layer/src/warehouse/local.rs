@@ -129,11 +129,24 @@ impl Warehouse for LocalWarehouse {
         // One put where it is small; else parts that are one object once the last one is there.
         let mut file =
             BufWriter::with_capacity(Arc::clone(&self.store), path.clone(), PART_BYTES).with_max_concurrency(1);
-        let written = write(table, rows, &mut file, &path).await;
-        if written.is_err() {
+        if let Err(error) = write(table, rows, &mut file, &path).await {
             drop(file.abort().await);
+            return Err(error);
         }
-        written
+        // From here on the file cannot be given up any more: asked to, it panics.
+        file.shutdown().await.map_err(|error| {
+            let attempt = format!("writing {path}");
+            match error
+                .get_ref()
+                .and_then(|cause| cause.downcast_ref::<object_store::Error>())
+            {
+                Some(cause) => WarehouseError::of_store(attempt, cause),
+                None => WarehouseError::Unclear {
+                    attempt,
+                    reason: with_causes(&error),
+                },
+            }
+        })
     }
 
     async fn settle(&self, _table: &Table, _name: &LoadName) -> Result<Settled, WarehouseError> {
@@ -226,11 +239,7 @@ async fn write(table: &Table, rows: &dyn SliceRows, file: &mut BufWriter, path: 
             file.put(bytes).await.map_err(failed)?;
         }
     }
-    file.put(encoder.finish().map_err(unfit)?).await.map_err(failed)?;
-    file.shutdown().await.map_err(|error| WarehouseError::Unclear {
-        attempt: format!("writing {path}"),
-        reason: with_causes(&error),
-    })
+    file.put(encoder.finish().map_err(unfit)?).await.map_err(failed)
 }
 
 fn unread(path: &Path, error: ParquetError) -> WarehouseError {

@@ -221,6 +221,22 @@ async fn local_files_keep_the_contract() {
 }
 
 #[tokio::test]
+async fn files_whose_puts_fail_are_put_again() {
+    let mut scene = Scene::new(10).await;
+    let first = scene.next().await;
+    let files = Faulty::new(ledger());
+    let warehouse: Arc<dyn Warehouse> = Arc::new(LocalWarehouse::new(Arc::new(files.clone()), "memory:///there"));
+    let loader = scene.plain_loader(&warehouse);
+    files.plan(
+        "rows.parquet",
+        &[Fault::FailedBefore, Fault::LostReply, Fault::FailedBefore],
+    );
+    scene.load(&loader, &first).await;
+    assert_eq!(files.faults_left(), 0);
+    scene.verify(&loader, &first).await;
+}
+
+#[tokio::test]
 async fn a_warehouse_that_loses_replies_keeps_the_contract() {
     let (_, warehouse) = memory();
     let faulty: Arc<dyn Warehouse> = Arc::new(FaultyWarehouse::new(warehouse, 20, 3));

@@ -3,7 +3,7 @@
 // own types and validated by the server's own code. Pods must meet the Pod Security Standard "restricted", a selector must
 // choose the pods that are made for it, and what a pod refers to by name must be among the objects, but for secrets.
 //
-//	go run . ../base ../gke
+//	go run . ../base ../example
 package main
 
 import (

@@ -83,7 +83,7 @@ fn meaning(error: &QueryError) -> Meaning {
             StatusCode::SERVICE_UNAVAILABLE,
         ),
         E::Merge(MergeError::Speed {
-            source: StoreError::Unavailable { .. } | StoreError::TooSlow(_),
+            source: StoreError::Unavailable { .. } | StoreError::TooSlow(_) | StoreError::Unfit(_),
             ..
         }) => (
             "realtime-away",

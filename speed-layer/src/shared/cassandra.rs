@@ -28,7 +28,7 @@
 //! *Expiry* is a safety net for what nobody removed. Records expire long before the versions that they name: segments
 //! are written anew at a quarter of the time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -38,7 +38,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use foldline_event_log::{Offset, TopicPartition};
 use futures::TryStreamExt;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
@@ -68,7 +68,7 @@ const BATCH_ROWS: usize = 64;
 /// Rows of a page, which servers make in memory, and about how many bytes.
 const PAGE_ROWS: usize = 2_000;
 const PAGE_BYTES: usize = 8 << 20;
-/// Nodes that were not asked yet are looked for this often.
+/// Nodes are asked this often how they sync their commit logs.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 
 /// How many replicas acknowledge a write and answer a read. Only those that let a read see every write acknowledged
@@ -174,7 +174,7 @@ impl CassandraStore {
             false => {
                 let mut nodes = Nodes::new(Arc::clone(&session), keyspace);
                 nodes.ask_at_start().await?;
-                Some(tokio::spawn(nodes.ask_others(Arc::clone(&unfit))))
+                Some(tokio::spawn(nodes.ask_on(Arc::clone(&unfit))))
             }
         };
         Ok(Self {
@@ -380,13 +380,13 @@ fn refuse_missed_reads(settings: &CassandraSettings, copies: &BTreeMap<String, u
 /// | does not answer, and said `group` or `batch` before | fit until it answers, when it is asked again |
 /// | does not answer, and nobody ever asked it | refused at the start |
 ///
-/// So one node that is down stops nobody. Who was away or joins is asked within [`ASK_EVERY`] of answering: as long a
-/// node whose setting was changed meanwhile may acknowledge what it has not synced.
+/// So one node that is down stops nobody. All are asked every [`ASK_EVERY`]: as long a node whose setting was changed while
+/// it was away may acknowledge what it has not synced.
 struct Nodes {
     session: Arc<Session>,
     keyspace: String,
-    /// By host id: those that answered this process, and have not been away since.
-    asked: BTreeSet<Uuid>,
+    /// By host id: what is remembered.
+    said: BTreeMap<Uuid, String>,
 }
 
 impl Nodes {
@@ -394,68 +394,62 @@ impl Nodes {
         Self {
             session,
             keyspace: keyspace.to_owned(),
-            asked: BTreeSet::new(),
+            said: BTreeMap::new(),
         }
     }
 
     async fn ask_at_start(&mut self) -> Result<(), StoreError> {
-        for node in self.unasked() {
-            let said = self.ask(&node).await;
+        for (node, said) in self.ask_all().await {
             let before = match &said {
-                Some(_) => None,
+                Some(said) => {
+                    self.remember(node.host_id, said).await?;
+                    None
+                }
                 None => self.remembered(node.host_id).await?,
             };
-            match judge(&node.address.to_string(), said.as_deref(), before.as_deref()) {
-                Ok(()) if said.is_some() => self.remember(node.host_id, said.as_deref()).await?,
-                Ok(()) => tracing::warn!(
+            judge(&node.address.to_string(), said.as_deref(), before.as_deref()).map_err(StoreError::Unfit)?;
+            if said.is_none() {
+                tracing::warn!(
                     node = %node.address,
                     "a node of the shared store does not answer; it synced its commit log in time when it was asked last"
-                ),
-                Err(reason) => return Err(StoreError::Unfit(reason)),
+                );
             }
         }
         Ok(())
     }
 
-    /// Goes on asking those that have not answered yet, until one is `unfit`.
-    async fn ask_others(mut self, unfit: Arc<OnceLock<String>>) {
+    /// Goes on asking, until one is `unfit`.
+    async fn ask_on(mut self, unfit: Arc<OnceLock<String>>) {
         loop {
             tokio::time::sleep(ASK_EVERY).await;
-            self.forget_those_away();
-            for node in self.unasked() {
-                let Some(said) = self.ask(&node).await else { continue };
+            for (node, said) in self.ask_all().await {
+                let Some(said) = said else { continue };
+                // First: who starts while the node is away must know it.
+                if let Err(error) = self.remember(node.host_id, &said).await {
+                    tracing::debug!(%error, "what a node said is not remembered");
+                }
                 if let Err(reason) = judge(&node.address.to_string(), Some(&said), None) {
                     tracing::error!(reason, "the shared store is not used any more");
                     unfit.get_or_init(|| reason);
                     return;
                 }
-                if let Err(error) = self.remember(node.host_id, Some(&said)).await {
-                    // Asked again.
-                    self.asked.remove(&node.host_id);
-                    tracing::debug!(%error, "what a node said is not remembered");
-                }
             }
         }
     }
 
-    /// They may come back with another setting.
-    fn forget_those_away(&mut self) {
+    /// What each node says now.
+    async fn ask_all(&self) -> Vec<(Arc<Node>, Option<String>)> {
         let state = self.session.get_cluster_state();
-        let there = state.get_nodes_info().iter().filter(|node| node.is_connected());
-        let there: BTreeSet<Uuid> = there.map(|node| node.host_id).collect();
-        self.asked.retain(|host| there.contains(host));
-    }
-
-    fn unasked(&self) -> Vec<Arc<Node>> {
-        let state = self.session.get_cluster_state();
-        let nodes = state.get_nodes_info().iter();
-        let unasked = nodes.filter(|node| !self.asked.contains(&node.host_id));
-        unasked.cloned().collect()
+        let nodes = state.get_nodes_info().iter().cloned();
+        join_all(nodes.map(|node| async move {
+            let said = self.ask(&node).await;
+            (node, said)
+        }))
+        .await
     }
 
     /// What the node itself says. ScyllaDB has the same setting elsewhere. `None` where it does not answer.
-    async fn ask(&mut self, node: &Arc<Node>) -> Option<String> {
-        let mut answered = false;
+    async fn ask(&self, node: &Arc<Node>) -> Option<String> {
         for table in ["system_views.settings", "system.config"] {
             let mut asked = Statement::new(format!("SELECT value FROM {table} WHERE name = 'commitlog_sync'"));
             let target = NodeIdentifier::Node(Arc::clone(node));
@@ -466,23 +460,19 @@ impl Nodes {
                     let rows = answer.into_rows_result().ok();
                     let row = rows.and_then(|rows| rows.maybe_first_row::<(String,)>().ok().flatten());
                     if let Some((value,)) = row {
-                        self.asked.insert(node.host_id);
                         return Some(value.trim_matches('"').to_owned());
                     }
-                    answered = true;
                 }
                 // It answers that there is no such table, or none for us.
                 Err(ExecutionError::LastAttemptError(RequestAttemptError::DbError(
                     DbError::Invalid | DbError::Unauthorized,
                     _,
-                ))) => answered = true,
-                Err(_) => {}
+                ))) => {}
+                // Too slow, too busy, gone: that says nothing.
+                Err(_) => return None,
             }
         }
-        if answered {
-            self.asked.insert(node.host_id);
-        }
-        answered.then(|| UNKNOWN.to_owned())
+        Some(UNKNOWN.to_owned())
     }
 
     async fn remembered(&self, host: Uuid) -> Result<Option<String>, StoreError> {
@@ -492,10 +482,16 @@ impl Nodes {
         Ok(found.map(|(said,)| said))
     }
 
-    async fn remember(&self, host: Uuid, said: Option<&str>) -> Result<(), StoreError> {
+    /// Where it is something else than before.
+    async fn remember(&mut self, host: Uuid, said: &str) -> Result<(), StoreError> {
+        if self.said.get(&host).is_some_and(|known| known == said) {
+            return Ok(());
+        }
         let noted = format!("INSERT INTO {}.format (name, value) VALUES (?, ?)", self.keyspace);
         let noted = self.session.query_unpaged(noted, (sync_name(host), said)).await;
-        noted.map(drop).map_err(unavailable("note what nodes said"))
+        noted.map_err(unavailable("note what nodes said"))?;
+        self.said.insert(host, said.to_owned());
+        Ok(())
     }
 }
 

@@ -96,7 +96,8 @@ fn narrow(found: &[StoredSegment], segment: &Arc<Segment>, oldest_ms: i64, own: 
     let fit = run.iter().all(|one| is_fit(one, oldest_ms) && has_views(one, segment));
     match run {
         _ if fit && whole && !is_worth_absorbing(run) => run.iter().cloned().map(Step::Keep).collect(),
-        [open] if fit && !whole && behind.is_empty() && own == Some(open.id) => {
+        // A view that is stored and failed since is garbage of the old segment: the new one would not know of it.
+        [open] if fit && !whole && behind.is_empty() && own == Some(open.id) && has_no_other(open, segment) => {
             vec![Step::Extend(open.clone(), Arc::clone(segment))]
         }
         _ => vec![Step::Write(Arc::clone(segment))],
@@ -114,6 +115,10 @@ fn is_fit(stored: &StoredSegment, oldest_ms: i64) -> bool {
     let heavy = stored.versions() >= VERSIONS_MIN && stored.versions() > VERSIONS_PER_KEY * stored.keys();
     let crowded = |view: &super::record::StoredView| !view.spread && view.keys > SPREAD_LATE * SPREAD_KEYS;
     stored.since_ms >= oldest_ms && !heavy && !stored.views.values().any(crowded)
+}
+
+fn has_no_other(stored: &StoredSegment, folded: &Segment) -> bool {
+    stored.views.keys().all(|id| folded.views.contains_key(id))
 }
 
 fn has_views(stored: &StoredSegment, folded: &Segment) -> bool {

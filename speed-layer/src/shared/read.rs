@@ -446,6 +446,9 @@ impl Drop for Taken<'_> {
 
 type Rows = BTreeMap<Bytes, Version>;
 
+/// What a row that was read takes beside its key and its state.
+const ROW_BYTES: usize = size_of::<Stored>() + size_of::<(Bytes, Version)>();
+
 /// The newest version of a key that was read so far.
 #[derive(Debug)]
 struct Version {
@@ -547,7 +550,8 @@ impl Shared {
         let mut rows: HashMap<Uuid, Rows> = HashMap::new();
         while let Some(found) = answers.try_next().await? {
             if let Some(room) = room {
-                room.more(found.iter().map(|one| one.cell.key.len() + one.cell.state.len()).sum())?;
+                let held = |one: &Stored| ROW_BYTES + one.cell.key.len() + one.cell.state.len();
+                room.more(found.iter().map(held).sum())?;
             }
             for stored in found {
                 // What is beyond it nobody has named yet: it may be there in part.

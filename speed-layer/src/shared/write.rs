@@ -30,6 +30,8 @@ const BYTES_AT_ONCE: usize = 8 << 20;
 /// Tries of one write, and the time before the second one; each further one waits twice as long.
 const WRITE_ATTEMPTS: u32 = 6;
 const AGAIN_AFTER: Duration = Duration::from_millis(5);
+/// Segments that nobody names: where so many cannot be removed nothing more is written, as each failed flush adds one.
+const UNNAMED_MAX: usize = 16;
 /// Records of a partition below the newest ones go once there are so many new ones.
 const RETIRE_EVERY: i64 = 16;
 
@@ -250,7 +252,7 @@ impl Writer {
             share: self.share.as_ref(),
             now_ms: self.clock.now_ms(),
         };
-        self.written.removed += context.remove_unnamed(&mut self.unnamed).await;
+        self.written.removed += context.remove_all(&mut self.unnamed).await.0;
         let gaps = &self.gaps;
         let flushes = self.partitions.iter_mut().map(|(partition, state)| {
             let view = &snapshot.partitions[partition];
@@ -369,9 +371,15 @@ impl Context<'_> {
         view: &Arc<PartitionView>,
         gaps: &[std::ops::Range<Offset>],
     ) -> Result<(), StoreError> {
+        let (removed, failure) = self.remove_all(&mut state.unnamed).await;
+        state.written.removed += removed;
+        if let Some(error) = failure
+            && state.unnamed.len() >= UNNAMED_MAX
+        {
+            return Err(error);
+        }
         let looked = Instant::now();
         let mut heads = self.store.heads(partition).await?;
-        state.written.removed += self.remove_unnamed(&mut state.unnamed).await;
         if self.settle(partition, state, &heads, looked).await? == Settled::Written {
             // Without it these would look as if it was lost.
             heads = self.store.heads(partition).await?;
@@ -388,8 +396,17 @@ impl Context<'_> {
             .flushed
             .as_ref()
             .is_some_and(|(flushed, _)| std::ptr::eq(flushed.as_ptr(), Arc::as_ptr(view)));
-        let removable = removable(state, &heads);
-        if era.is_none() && !alive && (same || behind.is_some()) && removable.is_empty() {
+        // What became garbage by a record that was lost may be named by those that others wrote instead.
+        let mut removable = match era {
+            Some(_) => Vec::new(),
+            None => removable(state, &heads),
+        };
+        let wanted: Vec<Uuid> = removable.iter().map(|garbage| garbage.id).collect();
+        // What cannot be removed now stays garbage.
+        self.remove_all(&mut removable).await;
+        let left: HashSet<Uuid> = removable.iter().map(|garbage| garbage.id).collect();
+        let removed: Vec<Uuid> = wanted.into_iter().filter(|id| !left.contains(id)).collect();
+        if era.is_none() && !alive && (same || behind.is_some()) && removed.is_empty() {
             return Ok(());
         }
         let stretch = match behind {
@@ -399,9 +416,6 @@ impl Context<'_> {
             },
             None => self.write(state, old.as_deref(), view).await?,
         };
-        for garbage in &removable {
-            self.remove(garbage).await?;
-        }
         let before = heads.first();
         let until = behind.map_or(view.until, |ahead| ahead.until);
         let head = Head {
@@ -413,7 +427,6 @@ impl Context<'_> {
             id: Uuid::new_v4(),
             previous: before.filter(|_| old.is_some()).map(|before| before.id),
         };
-        let removed: Vec<Uuid> = removable.iter().map(|garbage| garbage.id).collect();
         // What was complete once is so for good, as far as it is still covered.
         let was = old.as_deref();
         let record = Arc::new(Record {
@@ -722,16 +735,17 @@ impl Context<'_> {
         self.store.write(versions).await
     }
 
-    /// Removes what no record names or ever will; what cannot be removed now stays in the list. Returns how many went.
-    async fn remove_unnamed(&self, unnamed: &mut Vec<Garbage>) -> u64 {
+    /// Removes what nobody names, until that fails; the rest stays in the list. Returns how many went, and the failure.
+    async fn remove_all(&self, unnamed: &mut Vec<Garbage>) -> (u64, Option<StoreError>) {
         let mut removed = 0;
-        for garbage in std::mem::take(unnamed) {
-            match self.remove(&garbage).await {
-                Ok(()) => removed += 1,
-                Err(_) => unnamed.push(garbage),
+        while let Some(garbage) = unnamed.pop() {
+            if let Err(error) = self.remove(&garbage).await {
+                unnamed.push(garbage);
+                return (removed, Some(error));
             }
+            removed += 1;
         }
-        removed
+        (removed, None)
     }
 
     async fn remove(&self, garbage: &Garbage) -> Result<(), StoreError> {
