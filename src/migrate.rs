@@ -80,6 +80,14 @@ impl Migrate {
             let help = format!("a foldline runs on {}: stop it first", data_dir.display());
             return Err(Failure::No(help).into());
         }
+        let (brokers, store) = (&target.settings.log.brokers, target.settings.store_url()?);
+        let (note, says) = (log::migrated(data_dir), format!("Kafka at {brokers} and {store}\n"));
+        let go_on = format!("go on with: foldline --config {} run", self.to.display());
+        // Whoever was ended behind the last step.
+        if std::fs::read_to_string(&note).is_ok_and(|noted| noted == says) {
+            say!("{} was carried and audited before; {go_on}", data_dir.display());
+            return Ok(());
+        }
         // Open until the note is written: nobody else takes events there meanwhile.
         let source = Platform::start_aside(&setting, &[Role::Archive]).await?;
         let to = Setting {
@@ -88,18 +96,13 @@ impl Migrate {
         };
         let done = carry_and_audit(source.core(), &setting, &to).await;
         if done.is_ok() {
-            let (brokers, store) = (&to.merged.settings.log.brokers, to.merged.settings.store_url()?);
-            let note = log::migrated(data_dir);
-            std::fs::write(&note, format!("Kafka at {brokers} and {store}\n"))
+            std::fs::write(&note, says)
                 .and_then(|()| std::fs::File::open(&note)?.sync_all())
                 .with_context(|| format!("cannot write {}", note.display()))?;
         }
         source.stop().await;
         output::print(&COLUMNS, &done?, self.format);
-        say!(
-            "the audit found every offset; go on with: foldline --config {} run",
-            self.to.display()
-        );
+        say!("the audit found every offset; {go_on}");
         Ok(())
     }
 
